@@ -58,7 +58,7 @@ class Model(ABC):
     @classmethod
     @abstractmethod
     def restore(cls, config: ModelConfig, tensors: Tensors) -> Self:
-        """The model that gave these tensors; raises ValueError naming a missing or misshapen one."""
+        """The model that gave these tensors; raises ValueError naming one missing or misshapen."""
 
 
 class Workers(Protocol):
