@@ -1,0 +1,15 @@
+"""The errors that a person reads: what was wrong, where, and what to do."""
+
+from __future__ import annotations
+
+
+class RecsysError(Exception):
+    """A failure that is the input's or the surroundings', not the program's.
+
+    The command line prints its message and exits with 1; the HTTP API answers with a problem
+    document. Its message is complete: it names the file, row or field, and the next step.
+    """
+
+    @property
+    def message(self) -> str:
+        return str(self)
