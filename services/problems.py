@@ -1,0 +1,93 @@
+"""The failures that a caller is told of: each knows its HTTP status and its RFC 9457 document."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from infra.errors import RecsysError
+from services.schemas import FieldError, Problem
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class ServiceError(RecsysError):
+    """A failure with an HTTP status; its message is the problem's detail."""
+
+    status: ClassVar[int] = 500
+    title: ClassVar[str] = "The service failed"
+
+    def __init__(self, detail: str, errors: Sequence[FieldError] = ()) -> None:
+        super().__init__(detail)
+        self.errors = list(errors)
+
+    def problem(self, instance: str | None = None) -> Problem:
+        """The RFC 9457 document of this failure; `instance` is the path that was called."""
+        return Problem(
+            type="urn:recsys:problem:" + self.title.lower().replace(" ", "-"),
+            title=self.title,
+            status=self.status,
+            detail=self.message,
+            instance=instance,
+            errors=self.errors,
+        )
+
+
+class Malformed(ServiceError):
+    """The body is not JSON in UTF-8."""
+
+    status = 400
+    title = "Malformed body"
+
+
+class Invalid(ServiceError):
+    """The body is JSON, but not the one that is asked for; `errors` names the fields."""
+
+    status = 422
+    title = "Invalid request"
+
+
+class UnknownItem(ServiceError):
+    status = 404
+    title = "Unknown item"
+
+
+class UnknownModel(ServiceError):
+    status = 404
+    title = "Unknown model"
+
+
+def parse(schema: type[M], body: bytes) -> M:
+    """The request that the body holds; raises Malformed or Invalid."""
+    try:
+        return schema.model_validate_json(body)
+    except ValidationError as error:
+        raise refusal(error.errors(include_url=False, include_input=False)) from None
+
+
+def refusal(errors: Sequence[Mapping[str, Any]]) -> ServiceError:
+    """Malformed or Invalid, from the errors that pydantic (or FastAPI) lists."""
+    broken = next((error for error in errors if error["type"] == "json_invalid"), None)
+    if broken is not None:
+        reason = broken.get("ctx", {}).get("error", broken["msg"])
+        return Malformed(f"the body is not JSON in UTF-8: {reason}")
+    fields = [FieldError(field=_path(error["loc"]), message=_message(error)) for error in errors]
+    detail = "; ".join(f"{e.field}: {e.message}" if e.field else e.message for e in fields[:3])
+    if len(fields) > 3:
+        detail += f"; and {len(fields) - 3} more, listed in errors"
+    return Invalid(detail, fields)
+
+
+def _path(location: Sequence[str | int]) -> str:
+    """`requests.2.k`; FastAPI puts the part of the request, such as `body`, before it."""
+    parts = location[1:] if location[:1] in (("body",), ("query",), ("path",)) else location
+    return ".".join(str(part) for part in parts)
+
+
+def _message(error: Mapping[str, Any]) -> str:
+    if error["type"] == "extra_forbidden":
+        return "there is no such field; check its spelling against the API documentation at /docs"
+    message: str = error["msg"]
+    return message.removeprefix("Value error, ")

@@ -1,0 +1,331 @@
+"""What requests and replies look like: the same JSON over HTTP and over the Redis queue.
+
+Requests refuse fields that they do not know, so that a misspelt one is told and not ignored.
+Replies ignore them, so that a client reads the replies of a newer server.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, Any, Self
+
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
+
+MAX_K = 1000
+"""The most items that one request may ask for."""
+
+MAX_HISTORY = 1000
+"""The longest history that a request may bring along."""
+
+MAX_LIST = 10_000
+"""The most ids in an allow or a deny list."""
+
+MAX_BATCH = 256
+"""The most requests in one batch."""
+
+MAX_EVENTS = 1000
+"""The most events in one call."""
+
+MAX_DEADLINE_MS = 60_000
+"""The longest time that a request may give itself."""
+
+
+def _printable(text: str) -> str:
+    bad = next((c for c in text if unicodedata.category(c) in ("Cc", "Cs")), None)
+    if bad is not None:
+        raise ValueError(
+            f"holds the control character U+{ord(bad):04X}; send printable characters only"
+        )
+    return text
+
+
+Id = Annotated[str, StringConstraints(min_length=1, max_length=256), AfterValidator(_printable)]
+"""An item's or user's id as its owner gave it: 1 to 256 characters, no control characters."""
+
+Name = Annotated[str, StringConstraints(min_length=1, max_length=64), AfterValidator(_printable)]
+"""The name of a model, a tag or a kind of event: 1 to 64 characters, no control characters."""
+
+K = Annotated[int, Field(strict=True, ge=1, le=MAX_K)]
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class _Reply(BaseModel):
+    model_config = ConfigDict(
+        frozen=True, extra="ignore", use_attribute_docstrings=True, protected_namespaces=()
+    )
+
+
+class Filters(_Request):
+    """What an item must have to be recommended; every filter that is given must hold."""
+
+    tags: list[Name] = Field(min_length=1, max_length=100)
+    """The item bears at least one of these tags."""
+
+
+class RecommendRequest(_Request):
+    """Ask for recommendations: for a user by id, or for the history given in the request.
+
+    With neither, the answer is what is popular, and the reply says so.
+    """
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"user_id": "196", "k": 5},
+                {"history": ["260", "1196", "1210"], "k": 5, "model": "sasrec"},
+                {"user_id": "196", "deny": ["50"], "filters": {"tags": ["Comedy"]}},
+            ]
+        }
+    )
+
+    user_id: Id | None = None
+    """Whose stored history to start from. Not together with `history`."""
+
+    history: list[Id] | None = Field(None, max_length=MAX_HISTORY)
+    """Item ids, oldest first, to start from in place of a stored history. Ids that the model does
+    not know are skipped and named in the reply's `unknown_items`."""
+
+    k: K = 10
+    """How many items to recommend; no more than the catalogue holds."""
+
+    model: Name | None = None
+    """Which of the models in service answers (`GET /v1/models` lists them); the default's name
+    stands there too."""
+
+    exclude_seen: bool = Field(True, strict=True)
+    """Leave out the items of the history."""
+
+    allow: list[Id] | None = Field(None, min_length=1, max_length=MAX_LIST)
+    """Recommend from these items only."""
+
+    deny: list[Id] = Field([], max_length=MAX_LIST)
+    """Recommend none of these items."""
+
+    filters: Filters | None = None
+    """Recommend only items that pass these filters."""
+
+    deadline_ms: int | None = Field(None, strict=True, ge=1, le=MAX_DEADLINE_MS)
+    """Milliseconds from arrival after which the answer is of no use and is not computed; the
+    server's own default where it is not given."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if self.user_id is not None and self.history is not None:
+            raise ValueError("give either user_id or history, not both")
+        return self
+
+
+class RecommendBatchRequest(_Request):
+    """Many requests answered together, each by itself."""
+
+    requests: list[RecommendRequest] = Field(min_length=1, max_length=MAX_BATCH)
+
+
+class Recommendation(_Reply):
+    """One item of an answer."""
+
+    item_id: str
+    title: str
+    score: float
+    """Higher is better. Comparable within one `space` only."""
+
+    space: str
+    """What gave the score: the model's name, or `popularity` where it filled in."""
+
+
+class FallbackReason(StrEnum):
+    """Why popularity answered, in whole or in part, instead of the model that was asked."""
+
+    NO_USER = "no_user"
+    """The request named neither a user nor a history."""
+
+    UNKNOWN_USER = "unknown_user"
+    """There is no history of this user."""
+
+    EMPTY_HISTORY = "empty_history"
+    """The history in the request is empty."""
+
+    NO_KNOWN_ITEM = "no_known_item"
+    """The model knows no item of the history."""
+
+    TOO_FEW = "too_few"
+    """The model scored fewer items than asked for; popularity filled the rest."""
+
+
+class Fallback(_Reply):
+    reason: FallbackReason
+    detail: str
+    """The same for a person to read."""
+
+
+class RecommendReply(_Reply):
+    """Recommendations, best first, and where they come from.
+
+    Fewer than `k` only when fewer items pass the lists and filters.
+    """
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "user_id": "196",
+                    "items": [
+                        {
+                            "item_id": "1196",
+                            "title": "Star Wars: Episode V",
+                            "score": 7.31,
+                            "space": "sasrec",
+                        }
+                    ],
+                    "model": "sasrec",
+                    "version": "0003-9f86d081",
+                    "fallback": None,
+                    "unknown_items": [],
+                }
+            ]
+        }
+    )
+
+    items: list[Recommendation]
+    model: str
+    """The model that was asked."""
+
+    version: str
+    """The version of its bundle."""
+
+    user_id: str | None = None
+    fallback: Fallback | None = None
+    """Null when the model answered all of it."""
+
+    unknown_items: list[str] = []
+    """Items of the history that the model does not know and that played no part, each once."""
+
+
+class SimilarReply(_Reply):
+    """The items nearest to one item, best first; the item itself is not among them."""
+
+    item_id: str
+    items: list[Recommendation]
+    model: str
+    version: str
+
+
+class Event(_Request):
+    """Someone did something with an item."""
+
+    user_id: Id
+    item_id: Id
+    timestamp: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC))
+    """ISO 8601 with its offset from UTC (or `Z`), or seconds or milliseconds since 1970; the
+    time of arrival where it is not given."""
+
+    event: Name = "view"
+    """What happened."""
+
+    value: float = Field(1.0, ge=-1e38, le=1e38, allow_inf_nan=False)
+    """How much of it: a rating, a count, seconds."""
+
+
+class EventsRequest(_Request):
+    """Tell what users did; the next recommendation reflects it."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "events": [
+                        {"user_id": "196", "item_id": "50", "event": "view"},
+                        {
+                            "user_id": "196",
+                            "item_id": "172",
+                            "timestamp": "2026-01-31T12:00:00Z",
+                            "event": "rating",
+                            "value": 5,
+                        },
+                    ]
+                }
+            ]
+        }
+    )
+
+    events: list[Event] = Field(min_length=1, max_length=MAX_EVENTS)
+
+
+class EventsReply(_Reply):
+    accepted: int
+    """How many events are on disk and in their users' histories."""
+
+
+class ModelInfo(_Reply):
+    """A model in service."""
+
+    name: str
+    kind: str
+    version: str
+    """The version in service."""
+
+    versions: list[str]
+    """All versions that the registry holds, oldest first."""
+
+    default: bool
+    """Whether it answers requests that name no model."""
+
+    created: datetime
+    n_items: int
+    metrics: dict[str, Any]
+    """What it measured at, with the protocol, as its manifest says."""
+
+    index: dict[str, Any]
+    """How it searches, with the recall that was measured, as its manifest says."""
+
+
+class ModelsReply(_Reply):
+    models: list[ModelInfo]
+
+
+class FieldError(_Reply):
+    field: str
+    """Where in the request, as `events.2.user_id`; empty for the whole of it."""
+
+    message: str
+
+
+class Problem(_Reply):
+    """An error as RFC 9457 (`application/problem+json`) has it."""
+
+    type: str
+    """Names the kind of problem; stays the same over releases."""
+
+    title: str
+    """The kind of problem for a person to read."""
+
+    status: int
+    """The HTTP status code."""
+
+    detail: str
+    """What was wrong this time, and what to do."""
+
+    instance: str | None = None
+    """The path that was called."""
+
+    errors: list[FieldError] = []
+    """The fields that are wrong, for a 422."""
+
+
+class RecommendBatchReply(_Reply):
+    """The replies in the order of the requests; one that failed has its problem in its place."""
+
+    replies: list[RecommendReply | Problem]
