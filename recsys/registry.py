@@ -1,0 +1,198 @@
+"""Registry: the versions of each named model, and a pointer to the one in service.
+
+    <root>/<name>/v0001/…    sealed bundles, never changed
+    <root>/<name>/ACTIVE     {"version": "v0002", "before": ["v0001"]}
+
+Any number of processes may add, activate, roll back and read at once.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import re
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from infra.errors import RecsysError
+from infra.storage import atomic_file
+from recsys.bundle import Bundle, Manifest
+
+POINTER = "ACTIVE"
+REMEMBERED = 100
+"""How many steps back the pointer remembers."""
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+_VERSION = re.compile(r"v\d{4,9}")
+
+
+class RegistryError(RecsysError):
+    """There is no such name or version, or nothing to go back to."""
+
+
+class _Pointer(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: str = Field(pattern=f"^{_VERSION.pattern}$")
+    before: list[str] = []
+
+
+class Registry:
+    """The models under one folder. A model's name is 1 to 64 of a-z, 0-9, _ and -."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(root)
+
+    def names(self) -> list[str]:
+        """The names that have a version, sorted."""
+        if not self.root.is_dir():
+            return []
+        names = (entry.name for entry in self.root.iterdir() if _NAME.fullmatch(entry.name))
+        return sorted(name for name in names if self.versions(name))
+
+    def versions(self, name: str) -> list[str]:
+        """The versions of a name, oldest first; empty where the name is not known."""
+        folder = self._folder(name)
+        if not folder.is_dir():
+            return []
+        found = (e.name for e in folder.iterdir() if _VERSION.fullmatch(e.name) and e.is_dir())
+        return sorted(found, key=_number)
+
+    def path(self, name: str, version: str) -> Path:
+        """The folder of a version; raises RegistryError if it is not there."""
+        versions = self.versions(name)
+        if version not in versions:
+            has = f"it has {', '.join(versions[-10:])}" if versions else "it has none"
+            raise RegistryError(f"there is no version {version!r} of the model {name!r}; {has}")
+        return self._folder(name) / version
+
+    def add(self, name: str, writer: Callable[[Path], Manifest]) -> str:
+        """Add what `writer` seals in the folder that it is given, as the next version.
+
+        The version is not activated. Raises BundleRefused if what was written does not verify;
+        then, as when `writer` fails, nothing is added.
+        """
+        folder = self._folder(name)
+        folder.mkdir(parents=True, exist_ok=True)
+        draft = folder / f".draft-{uuid.uuid4().hex}"
+        try:
+            writer(draft)
+            Bundle.open(draft)
+            return self._settle(draft, name)
+        except BaseException:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise
+
+    def active(self, name: str) -> str | None:
+        """The version in service; raises RegistryError if the pointer is not readable."""
+        pointer = self._pointer(name)
+        return pointer.version if pointer else None
+
+    def activate(self, name: str, version: str) -> None:
+        """Put a version into service once it verifies; otherwise raise, and change nothing."""
+        Bundle.open(self.path(name, version))
+        with self._lock(name):
+            pointer = self._pointer(name)
+            if pointer is None:
+                self._point(name, _Pointer(version=version))
+            elif pointer.version != version:
+                before = [*pointer.before, pointer.version][-REMEMBERED:]
+                self._point(name, _Pointer(version=version, before=before))
+
+    def rollback(self, name: str) -> str:
+        """Put the version back into service that was before the active one, and return it.
+
+        Called again it goes further back. Raises RegistryError where there is nothing before, or
+        BundleRefused where that does not verify; then nothing changes.
+        """
+        with self._lock(name):
+            pointer = self._pointer(name)
+            if pointer is None:
+                raise RegistryError(f"no version of the model {name!r} was ever active")
+            if not pointer.before:
+                raise RegistryError(
+                    f"there is nothing to roll back to: no version of {name!r} was active before "
+                    f"{pointer.version}; choose one with `recsys models activate {name} VERSION`"
+                )
+            *before, version = pointer.before
+            Bundle.open(self.path(name, version))
+            self._point(name, _Pointer(version=version, before=before))
+        return version
+
+    def open(self, reference: str) -> Bundle:
+        """The verified bundle of NAME@VERSION, or of NAME's active version."""
+        name, _, version = reference.partition("@")
+        return Bundle.open(self.path(name, version)) if version else self.open_active(name)
+
+    def open_active(self, name: str) -> Bundle:
+        """The verified bundle in service; raises RegistryError where none is."""
+        version = self.active(name)
+        if version is None:
+            versions = self.versions(name)
+            if not versions:
+                known = ", ".join(self.names()) or "none yet"
+                raise RegistryError(f"there is no model {name!r}; the registry has {known}")
+            raise RegistryError(
+                f"no version of {name!r} is active; choose one with "
+                f"`recsys models activate {name} {versions[-1]}`"
+            )
+        return Bundle.open(self.path(name, version))
+
+    def _folder(self, name: str) -> Path:
+        if not _NAME.fullmatch(name):
+            raise RegistryError(
+                f"{name!r} cannot name a model; use 1 to 64 of a-z, 0-9, _ and -, beginning with "
+                "a letter or digit"
+            )
+        return self.root / name
+
+    def _settle(self, draft: Path, name: str) -> str:
+        """Rename the draft to the first version that no other process takes meanwhile."""
+        number = max((_number(v) for v in self.versions(name)), default=0) + 1
+        while True:
+            version = f"v{number:04d}"
+            try:
+                draft.rename(self._folder(name) / version)
+            except OSError as error:
+                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                    raise
+                number += 1
+            else:
+                return version
+
+    def _pointer(self, name: str) -> _Pointer | None:
+        path = self._folder(name) / POINTER
+        try:
+            return _Pointer.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except ValidationError as error:
+            reason = error.errors()[0]["msg"]
+            raise RegistryError(
+                f"{path} does not say which version is active ({reason}); remove it and choose "
+                f"one with `recsys models activate {name} VERSION`"
+            ) from None
+
+    def _point(self, name: str, pointer: _Pointer) -> None:
+        with atomic_file(self._folder(name) / POINTER) as file:
+            file.write(json.dumps(pointer.model_dump()).encode())
+
+    @contextmanager
+    def _lock(self, name: str) -> Iterator[None]:
+        """One process at a time moves a pointer; the lock ends with the process."""
+        folder = self._folder(name)
+        if not folder.is_dir():
+            raise RegistryError(f"there is no model {name!r}")
+        with (folder / ".lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+
+def _number(version: str) -> int:
+    return int(version[1:])
