@@ -143,11 +143,11 @@ class Recommendation(_Reply):
     """Higher is better. Comparable within one `space` only."""
 
     space: str
-    """What gave the score: the model's name, or `popularity` where it filled in."""
+    """What gave the score: the model's kind, or `popularity` where it stepped in."""
 
 
 class FallbackReason(StrEnum):
-    """Why popularity answered, in whole or in part, instead of the model that was asked."""
+    """Why popularity answered instead of the model that was asked."""
 
     NO_USER = "no_user"
     """The request named neither a user nor a history."""
@@ -159,10 +159,10 @@ class FallbackReason(StrEnum):
     """The history in the request is empty."""
 
     NO_KNOWN_ITEM = "no_known_item"
-    """The model knows no item of the history."""
+    """The model learned nothing about any item of the history."""
 
-    TOO_FEW = "too_few"
-    """The model scored fewer items than asked for; popularity filled the rest."""
+    UNTOLD_ITEM = "untold_item"
+    """The model cannot tell what is similar to the item."""
 
 
 class Fallback(_Reply):
@@ -174,7 +174,7 @@ class Fallback(_Reply):
 class RecommendReply(_Reply):
     """Recommendations, best first, and where they come from.
 
-    Fewer than `k` only when fewer items pass the lists and filters.
+    Fewer than `k` only where fewer items are left by the lists, the filters and what was seen.
     """
 
     model_config = ConfigDict(
@@ -191,7 +191,7 @@ class RecommendReply(_Reply):
                         }
                     ],
                     "model": "sasrec",
-                    "version": "0003-9f86d081",
+                    "version": "v0003",
                     "fallback": None,
                     "unknown_items": [],
                 }
@@ -215,12 +215,16 @@ class RecommendReply(_Reply):
 
 
 class SimilarReply(_Reply):
-    """The items nearest to one item, best first; the item itself is not among them."""
+    """The items most similar to one item, best first; the item itself is not among them.
+
+    The score is the cosine of the two items' vectors.
+    """
 
     item_id: str
     items: list[Recommendation]
     model: str
     version: str
+    fallback: Fallback | None = None
 
 
 class Event(_Request):
