@@ -60,6 +60,9 @@ class Settings(BaseSettings):
     deadline_ms: Annotated[int, Field(ge=1)] = 2_000
     """Milliseconds that a request has when it names no deadline of its own."""
 
+    default_model: str | None = None
+    """The model that answers requests that name none; the best by NDCG@10 when it is unset."""
+
     micro_batch: Annotated[int, Field(ge=1, le=1024)] = 64
     """The most requests that are answered together."""
 

@@ -17,7 +17,7 @@ import socket
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,9 @@ class Cluster:
     note: str | None
     """Why it does not, when it was wished."""
 
+    ends: bool = True
+    """Whether Ray ends with the `cluster` block; not if it was there before."""
+
 
 _current: Cluster | None = None
 
@@ -57,10 +60,10 @@ def cluster(http_host: str = LOOPBACK, *, haproxy: bool = True) -> Iterator[Clus
     """
     global _current
     if _current is not None:
-        yield _current
+        yield replace(_current, ends=False)
         return
     if ray.is_initialized():
-        yield Cluster(False, "Ray was started without the settings that HAProxy needs")
+        yield Cluster(False, "Ray was started without the settings that HAProxy needs", ends=False)
         return
     with ExitStack() as stack:
         binary, note = _haproxy_binary() if haproxy else (None, None)

@@ -19,6 +19,9 @@ class ServiceError(RecsysError):
     status: ClassVar[int] = 500
     title: ClassVar[str] = "The service failed"
 
+    retry_after_s: float | None = None
+    """Seconds after which the same request may do better, for one that was not to blame."""
+
     def __init__(self, detail: str, errors: Sequence[FieldError] = ()) -> None:
         super().__init__(detail)
         self.errors = list(errors)
@@ -57,6 +60,51 @@ class UnknownItem(ServiceError):
 class UnknownModel(ServiceError):
     status = 404
     title = "Unknown model"
+
+
+class NoSuchPath(ServiceError):
+    status = 404
+    title = "No such path"
+
+
+class WrongMethod(ServiceError):
+    status = 405
+    title = "Method not allowed"
+
+
+class TooLarge(ServiceError):
+    status = 413
+    title = "Body too large"
+
+
+class NotJson(ServiceError):
+    """The Content-Type names something else than JSON."""
+
+    status = 415
+    title = "Unsupported media type"
+
+
+class Overloaded(ServiceError):
+    """More is asked than can be answered; the same request may be answered later."""
+
+    status = 429
+    title = "Too many requests"
+    retry_after_s = 1.0
+
+
+class Unavailable(ServiceError):
+    """A part of the service is not there for now."""
+
+    status = 503
+    title = "Not available"
+    retry_after_s = 2.0
+
+
+class DeadlineExceeded(ServiceError):
+    """The answer took longer than it was of use."""
+
+    status = 504
+    title = "Deadline exceeded"
 
 
 def parse(schema: type[M], body: bytes) -> M:

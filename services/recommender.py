@@ -49,6 +49,9 @@ class Query:
     history: Sequence[str]
     """Item ids, oldest first: the request's own, else the user's stored one, else none."""
 
+    unavailable: bool = False
+    """Whether the user's stored history could not be read, and is not in `history` for that."""
+
 
 class Recommender:
     """The models in service, by name. Pure: nothing changes between calls."""
@@ -288,6 +291,9 @@ def _why_popularity(query: Query) -> Fallback:
     if query.history:
         reason = FallbackReason.NO_KNOWN_ITEM
         why = "the model learned nothing about any item of the history"
+    elif query.unavailable:
+        reason = FallbackReason.HISTORY_UNAVAILABLE
+        why = f"the history of the user {request.user_id!r} cannot be read just now"
     elif request.user_id is not None:
         reason = FallbackReason.UNKNOWN_USER
         why = f"there is no history of the user {request.user_id!r}"

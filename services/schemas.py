@@ -155,6 +155,9 @@ class FallbackReason(StrEnum):
     UNKNOWN_USER = "unknown_user"
     """There is no history of this user."""
 
+    HISTORY_UNAVAILABLE = "history_unavailable"
+    """The stored histories cannot be read just now."""
+
     EMPTY_HISTORY = "empty_history"
     """The history in the request is empty."""
 
@@ -289,8 +292,8 @@ class ModelInfo(_Reply):
 
     created: datetime
     n_items: int
-    metrics: dict[str, Any]
-    """What it measured at, with the protocol, as its manifest says."""
+    metrics: list[dict[str, Any]]
+    """What it measured at, each with its protocol, as its manifest says."""
 
     index: dict[str, Any]
     """How it searches, with the recall that was measured, as its manifest says."""
