@@ -17,8 +17,11 @@ behind is in nobody's way and may be deleted."""
 
 
 @contextmanager
-def atomic_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
-    """A file that takes its name, replacing what had it, when the block ends without an error."""
+def atomic_file(path: Path, mode: str = "wb", *, permissions: int = 0o666) -> Iterator[IO[Any]]:
+    """A file that takes its name, replacing what had it, when the block ends without an error.
+
+    permissions: the file's, less what the umask takes away; 0o600 for what holds a secret.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(prefix=f"{UNFINISHED}{path.name}-", dir=path.parent)
     unfinished = Path(name)
@@ -28,7 +31,7 @@ def atomic_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        unfinished.chmod(0o666 & ~_umask())
+        unfinished.chmod(permissions & ~_umask())
         unfinished.replace(path)
     except BaseException:
         unfinished.unlink(missing_ok=True)
