@@ -1,0 +1,62 @@
+"""The losses against their definitions, written down densely."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional
+
+from recsys.models import losses
+from recsys.models.losses import cross_entropy, sampled_softmax
+
+
+@pytest.fixture
+def batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Queries Float[37, 8], items Float[50, 8] and targets Int64[37]."""
+    torch.manual_seed(0)
+    queries = torch.randn(37, 8, requires_grad=True)
+    items = torch.randn(50, 8, requires_grad=True)
+    return queries, items, torch.randint(0, 50, (37,))
+
+
+def test_cross_entropy_is_that_of_all_logits_at_once(
+    batch: tuple[torch.Tensor, torch.Tensor, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(losses, "LOGITS_AT_ONCE", 50 * 10)  # four chunks, the last one shorter
+    queries, items, targets = batch
+    dense = functional.cross_entropy(queries @ items.T, targets, reduction="sum") / 40
+    wanted = torch.autograd.grad(dense, [queries, items])
+    loss = cross_entropy(queries, items, targets, 40)
+    gradients = torch.autograd.grad(loss, [queries, items])
+    torch.testing.assert_close(loss, dense)
+    for gradient, want in zip(gradients, wanted, strict=True):
+        torch.testing.assert_close(gradient, want)
+
+
+def test_cross_entropy_stays_finite_where_the_target_is_hopeless() -> None:
+    queries = torch.tensor([[100.0]], requires_grad=True)
+    items = torch.tensor([[5.0], [-5.0]], requires_grad=True)
+    loss = cross_entropy(queries, items, torch.tensor([1]), 1)
+    assert loss.item() == pytest.approx(1000)
+
+
+def test_the_sampled_softmax_nears_the_full_one_as_more_is_drawn(
+    batch: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+) -> None:
+    queries, items, targets = batch
+    q = torch.rand(50) + 0.1
+    q /= q.sum()
+    negatives = torch.multinomial(q, 200_000, replacement=True)
+    full = cross_entropy(queries, items, targets, 37)
+    sampled = sampled_softmax(queries, items, targets, 37, negatives=negatives, log_q=q.log())
+    torch.testing.assert_close(sampled, full, rtol=5e-3, atol=0)
+
+
+def test_a_drawn_target_is_no_negative_of_its_own() -> None:
+    queries, items = torch.ones(1, 1), torch.ones(3, 1)
+    log_q = torch.full((3,), 1 / 3).log()
+    only_target = torch.tensor([2, 2, 2])
+    loss = sampled_softmax(
+        queries, items, torch.tensor([2]), 1, negatives=only_target, log_q=log_q
+    )
+    assert loss.item() == 0

@@ -1,0 +1,95 @@
+"""SASRec: what only it promises; the laws of all models are in test_laws.py."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+
+from recsys.data.histories import Histories
+from recsys.models.attention import SelfAttention
+from recsys.models.model import Alone
+from recsys.models.sasrec import Sasrec, SasrecConfig, SasrecFit
+
+CPU = torch.device("cpu")
+
+
+def ring(n_items: int, n_users: int, length: int) -> Histories:
+    """Users who walk around a ring of items: the next item is told by the last one alone."""
+    starts = np.random.default_rng(0).integers(n_items, size=n_users)
+    steps = (starts[:, None] + np.arange(length)) % n_items
+    return Histories.of(list(steps))
+
+
+@pytest.fixture
+def network() -> SelfAttention:
+    torch.manual_seed(0)
+    return SelfAttention(20, dim=16, blocks=2, heads=2, max_length=10, dropout=0.5).eval()
+
+
+def test_a_position_does_not_see_what_comes_after_it(network: SelfAttention) -> None:
+    lengths = torch.tensor([6])
+    before = network(torch.tensor([[1, 2, 3, 4, 5, 6]]), lengths)
+    after = network(torch.tensor([[1, 2, 3, 4, 19, 18]]), lengths)
+    torch.testing.assert_close(before[:, :4], after[:, :4])
+    assert not torch.allclose(before[:, 4:], after[:, 4:])
+
+
+def test_padding_changes_nothing(network: SelfAttention) -> None:
+    alone = network(torch.tensor([[1, 2, 3]]), torch.tensor([3]))
+    padded = network(torch.tensor([[1, 2, 3, 7, 7]]), torch.tensor([3]))
+    torch.testing.assert_close(alone[0, :3], padded[0, :3])
+
+
+def test_the_order_of_the_history_matters() -> None:
+    torch.manual_seed(0)
+    network = SelfAttention(20, dim=16, blocks=1, heads=1, max_length=10, dropout=0)
+    model = Sasrec(SasrecConfig(dim=16, blocks=1, heads=1, max_length=10), network)
+    forth, back = model.query_vectors(Histories.of([[1, 2, 3, 4], [4, 3, 2, 1]]))
+    assert not np.allclose(forth, back)
+
+
+def test_only_the_newest_max_length_items_are_looked_at(network: SelfAttention) -> None:
+    model = Sasrec(SasrecConfig(dim=16, heads=2, max_length=10), network)
+    long, recent = model.query_vectors(Histories.of([[5, 5, *range(10)], list(range(10))]))
+    np.testing.assert_allclose(long, recent, atol=1e-6)
+
+
+@pytest.mark.parametrize("full_softmax_below", [50_000, 0], ids=["full", "sampled"])
+def test_it_learns_an_order_that_no_co_occurrence_tells(full_softmax_below: int) -> None:
+    config = SasrecConfig(
+        dim=16,
+        blocks=1,
+        heads=1,
+        max_length=20,
+        batch_size=32,
+        dropout=0.0,
+        learning_rate=5e-3,
+        warmup_steps=0,
+        negatives=64,
+        full_softmax_below=full_softmax_below,
+    )
+    fit = SasrecFit(config, ring(40, 200, 20), 40, Alone(), CPU)
+    losses = [fit.run_epoch(epoch)["loss"] for epoch in range(25)]
+    model = fit.model()
+    queries = model.query_vectors(Histories.of([[7, 8, 9], [38, 39]]))
+    assert (queries @ model.item_vectors.T).argmax(1).tolist() == [10, 0]
+    assert losses[-1] < losses[0] / 2
+
+
+def test_heads_that_do_not_divide_the_dimension_are_refused() -> None:
+    with pytest.raises(ValidationError, match=r"dim \(10\) must be a multiple of heads \(3\)"):
+        SasrecConfig(dim=10, heads=3)
+
+
+def test_users_of_one_event_cannot_teach_an_order() -> None:
+    with pytest.raises(ValueError, match="at least two events"):
+        SasrecFit(SasrecConfig(), Histories.of([[1], [2]]), 3, Alone(), CPU)
+
+
+def test_tensors_of_another_network_are_refused(network: SelfAttention) -> None:
+    tensors = dict(Sasrec(SasrecConfig(dim=16, max_length=10), network).tensors())
+    del tensors["norm.weight"]
+    with pytest.raises(ValueError, match=r"norm\.weight"):
+        Sasrec.restore(SasrecConfig(dim=16, max_length=10), tensors)
