@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from recsys.bundle import seal
 from recsys.data.histories import Histories
+from recsys.models.catalog import KINDS
 from recsys.models.popularity import Popularity, PopularityConfig
 from recsys.registry import Registry
 from recsys.retrieval.index import Index
@@ -20,6 +21,7 @@ from services.schemas import FallbackReason, RecommendReply, RecommendRequest
 
 IDS = [f"{genre}-{n}" for genre in ("comedy", "drama", "western") for n in range(30)]
 UNAVAILABLE = "drama-3"
+UNTOUCHED = "western-29"
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +66,7 @@ def any_query(draw: st.DrawFn) -> Query:
     history = draw(some_ids)
     fields: dict[str, Any] = {
         "k": draw(st.integers(1, 95)),
-        "model": draw(st.sampled_from([None, "popularity", "ials", "nothing"])),
+        "model": draw(st.sampled_from([None, *KINDS, "nothing"])),
         "exclude_seen": draw(st.booleans()),
         "deny": draw(some_ids),
         "allow": draw(st.none() | some_ids.filter(bool)),
@@ -128,13 +130,16 @@ def test_a_batch_answers_as_its_queries_one_by_one(
             continue
         assert reply.model_copy(update={"items": []}) == alone.model_copy(update={"items": []})
         np.testing.assert_allclose(
-            [item.score for item in reply.items], [item.score for item in alone.items], rtol=1e-4
+            [item.score for item in reply.items],
+            [item.score for item in alone.items],
+            rtol=1e-4,
+            atol=1e-4,
         )
         if reply.model == "popularity":  # its scores are exact, and so is their order
             assert ids(reply) == ids(alone)
 
 
-@given(history=st.lists(st.sampled_from(IDS), min_size=1, max_size=20), k=st.integers(1, 60))
+@given(history=st.lists(st.sampled_from(IDS[:-1]), min_size=1, max_size=20), k=st.integers(1, 60))
 @settings(deadline=None)
 def test_the_ranking_is_that_of_scoring_every_item(
     recommender: Recommender, history: list[str], k: int
@@ -159,7 +164,7 @@ def test_the_ranking_is_that_of_scoring_every_item(
         (Query(RecommendRequest(user_id="nobody"), ()), FallbackReason.UNKNOWN_USER),
         (Query(RecommendRequest(history=[]), ()), FallbackReason.EMPTY_HISTORY),
         (query(["never", "heard", "of"]), FallbackReason.NO_KNOWN_ITEM),
-        (query(["western-29"]), FallbackReason.NO_KNOWN_ITEM),
+        (query([UNTOUCHED]), FallbackReason.NO_KNOWN_ITEM),
         (query(["never"], user_id="ann"), FallbackReason.NO_KNOWN_ITEM),
     ],
 )
@@ -261,7 +266,7 @@ def test_an_unavailable_item_has_similar_items(recommender: Recommender) -> None
 def test_items_like_one_that_nobody_touched_are_the_popular_and_it_is_said(
     recommender: Recommender,
 ) -> None:
-    reply = recommender.similar("western-29", 5)
+    reply = recommender.similar(UNTOUCHED, 5)
     assert reply.fallback is not None
     assert reply.fallback.reason == FallbackReason.UNTOLD_ITEM
     assert {item.space for item in reply.items} == {"popularity"}
