@@ -21,7 +21,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from infra.errors import RecsysError
-from infra.storage import atomic_file
+from infra.storage import UNFINISHED, atomic_file
 from recsys.bundle import Bundle, Manifest
 
 POINTER = "ACTIVE"
@@ -80,7 +80,7 @@ class Registry:
         """
         folder = self._folder(name)
         folder.mkdir(parents=True, exist_ok=True)
-        draft = folder / f".draft-{uuid.uuid4().hex}"
+        draft = folder / f"{UNFINISHED}{uuid.uuid4().hex}"
         try:
             writer(draft)
             Bundle.open(draft)
