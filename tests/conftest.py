@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import os
+
+# The tests' matrices are small: one thread is faster than several, and leaves room for workers.
+# It is read when the libraries below are imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
+from recsys.data.dataset import EVENTS_SCHEMA, write_dataset
+from services.cluster import cluster
+
 PROJECT = Path(__file__).parents[1]
+
+N_ITEMS, N_USERS, LENGTH = 40, 200, 16
 
 
 @pytest.fixture(scope="session")
@@ -21,3 +34,33 @@ def shared_data() -> Path:
             pytrace=False,
         )
     return folder
+
+
+@pytest.fixture(scope="session")
+def ring(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """200 users who walk around a ring of 40 items, each from a place of their own."""
+    rng = np.random.default_rng(0)
+    starts = np.repeat(rng.integers(N_ITEMS, size=N_USERS), LENGTH)
+    items = (starts + np.tile(np.arange(LENGTH), N_USERS)) % N_ITEMS
+    n = N_USERS * LENGTH
+    events = pa.table(
+        {
+            "user_id": [f"u{user}" for user in np.repeat(np.arange(N_USERS), LENGTH)],
+            "item_id": [f"i{item}" for item in items],
+            "timestamp": pa.array(np.tile(np.arange(LENGTH), N_USERS)).cast(
+                pa.timestamp("ms", tz="UTC")
+            ),
+            "event": ["view"] * n,
+            "value": pa.array(np.ones(n, np.float32)),
+        },
+        schema=EVENTS_SCHEMA,
+    )
+    folder = tmp_path_factory.mktemp("data") / "ring"
+    write_dataset(folder, [events], None, "a ring")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    with cluster():
+        yield

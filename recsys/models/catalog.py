@@ -12,6 +12,7 @@ from infra.errors import RecsysError
 from recsys.data.histories import Histories
 from recsys.models.model import Fit, Model, ModelConfig, Workers
 from recsys.models.popularity import Popularity, PopularityConfig, PopularityFit
+from recsys.models.sasrec import Sasrec, SasrecConfig, SasrecFit
 
 
 class UnknownKind(RecsysError):
@@ -30,7 +31,11 @@ class Kind:
 
 
 KINDS: dict[str, Kind] = {
-    kind.config.kind: kind for kind in (Kind(PopularityConfig, Popularity, PopularityFit),)
+    kind.config.kind: kind
+    for kind in (
+        Kind(PopularityConfig, Popularity, PopularityFit),
+        Kind(SasrecConfig, Sasrec, SasrecFit),
+    )
 }
 
 

@@ -1,0 +1,100 @@
+"""Checkpoints: all that a fit needs to go on, and the best model so far, in one folder.
+
+`state.safetensors` is the fit's own state after its last epoch, `best.safetensors` the tensors of
+the best model, `progress.json` what was measured so far. No pickle.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.numpy import load_file as load_arrays
+from safetensors.numpy import save_file as save_arrays
+from safetensors.torch import load_file, save_file
+
+from infra.errors import RecsysError
+from recsys.models.model import Tensors
+
+STATE, BEST, PROGRESS = "state.safetensors", "best.safetensors", "progress.json"
+
+
+class BadCheckpoint(RecsysError):
+    """A checkpoint that is not whole."""
+
+
+class EpochReport(BaseModel):
+    """What one epoch came to."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+    epoch: int
+    """Counted from 0."""
+
+    max_epochs: int
+    """How many there may be at most."""
+
+    loss: float
+    """The training loss."""
+
+    ndcg: float
+    """NDCG@10 on the validation part."""
+
+    seconds: float
+    """Wall-clock seconds of the epoch, validation included."""
+
+
+class Progress(BaseModel):
+    """How far a fit has come."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+    history: list[EpochReport] = []
+    """All epochs so far, over all restarts."""
+
+    starts: int = 0
+    """How often the training was started: 1 for one that was never interrupted."""
+
+    core_seconds: float = 0.0
+    """Processor seconds that all workers have used so far."""
+
+    peak_rss_mb: float = 0.0
+    """The most memory that the first worker has held, in MB."""
+
+    @property
+    def best_epoch(self) -> int:
+        """The epoch of the highest validation NDCG@10, the earliest of equals."""
+        return max(self.history, key=lambda report: (report.ndcg, -report.epoch)).epoch
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    state: dict[str, torch.Tensor]
+    best: Tensors
+    progress: Progress
+
+    def save(self, folder: Path) -> None:
+        """Write into an existing folder, which Ray Train makes visible as a whole."""
+        save_file(self.state, folder / STATE)
+        save_arrays(dict(self.best), folder / BEST)
+        (folder / PROGRESS).write_text(self.progress.model_dump_json(), encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> Checkpoint:
+        """What `save` wrote; raises BadCheckpoint naming the file that is not whole."""
+        name = STATE
+        try:
+            state = load_file(folder / STATE)
+            name = BEST
+            best = load_arrays(folder / BEST)
+            name = PROGRESS
+            progress = Progress.model_validate_json((folder / PROGRESS).read_bytes())
+        except (OSError, SafetensorError, ValidationError) as error:
+            raise BadCheckpoint(
+                f"the checkpoint {folder} cannot be read: {name}: {error}. Delete the run's folder "
+                "and train again without --resume"
+            ) from None
+        return cls(state, best, progress)

@@ -1,0 +1,284 @@
+"""Fit a model with Ray Train: any kind, on any number of workers.
+
+The loop knows no model and a model knows no loop: each worker makes the kind's `Fit`, runs it an
+epoch at a time, validates, and reports a checkpoint. When NDCG@10 on the validation part has not
+risen for `PATIENCE` epochs, it stops; the best epoch's model is the result. When a worker dies,
+Ray Train starts the workers anew and they go on from the last checkpoint that was committed.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import torch
+from ray.train.torch import TorchConfig, TorchTrainer, get_device
+
+from infra.errors import RecsysError
+from infra.storage import atomic_folder
+from recsys.data.dataset import Dataset
+from recsys.data.split import split_dataset
+from recsys.evaluation.protocol import validate
+from recsys.models.catalog import kind_of
+from recsys.models.model import Model, ModelConfig
+from recsys.training.checkpoint import Checkpoint, EpochReport, Progress
+from recsys.training.workers import current_workers
+
+PATIENCE = 5
+"""Epochs without a better validation metric after which a fit stops."""
+
+MAX_FAILURES = 3
+"""How often the workers are started anew after one has died."""
+
+IN_PROCESS = "in-process"
+"""The folder, in the run's, of the checkpoints of a run without workers."""
+
+REPORTS = "epochs.jsonl"
+"""The file of the run's folder to which every epoch's report is added."""
+
+
+class TrainingFailed(RecsysError):
+    """The workers did not finish."""
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """A fitted model, and how it came about."""
+
+    model: Model
+    history: list[EpochReport]
+    best_epoch: int
+    starts: int
+    """How often the workers were started: more than 1 if any died or the run was resumed."""
+    cost: dict[str, float]
+    """`wall_s`, `core_s` of the workers, `peak_rss_mb` of the largest one, `workers`, `gpus`."""
+
+
+def fit(
+    config: ModelConfig,
+    dataset: Path,
+    *,
+    run_dir: Path,
+    protocol: str = "leave_one_out",
+    workers: int = 1,
+    gpu: bool = False,
+    epochs: int | None = None,
+    resume: bool = False,
+    on_epoch: Callable[[EpochReport], None] | None = None,
+) -> FitResult:
+    """Fit the model of `config` to the training part of the Dataset in the folder `dataset`.
+
+    run_dir: a folder that every worker reaches, for the checkpoints; what an earlier run left in
+    it is deleted, or gone on from with `resume`.
+    workers: Ray Train workers in the Ray that this process is connected to; 0 trains in this
+    process and starts no Ray. gpu: one each.
+    on_epoch: called in this process, in a thread of its own, after each epoch.
+
+    Raises TrainingFailed if the workers fail more than MAX_FAILURES times, and RecsysError if the
+    data cannot be read. Whatever is wrong with the data is found here and not on the workers.
+    """
+    kind = kind_of(config.kind)
+    n_users = len(Dataset.load(dataset).users)
+    if n_users == 0:
+        raise RecsysError(f"{dataset} has no user to learn from")
+    run_dir = run_dir.resolve()
+    if not resume:
+        shutil.rmtree(run_dir, ignore_errors=True)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    trainer = TorchTrainer(
+        _train,
+        train_loop_config={
+            "config": config.model_dump(mode="json"),
+            "kind": config.kind,
+            "dataset": str(dataset.resolve()),
+            "protocol": protocol,
+            "epochs": epochs,
+            "run_dir": str(run_dir),
+            "in_process": workers == 0,
+        },
+        torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=workers,
+            use_gpu=gpu,
+            resources_per_worker=None if gpu else {"CPU": 1},
+        ),
+        run_config=ray.train.RunConfig(
+            name="ray",
+            storage_path=str(run_dir),
+            failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
+        ),
+    )
+    with _followed(run_dir / REPORTS, on_epoch):
+        try:
+            result = trainer.fit()
+        except ray.train.TrainingFailedError as error:
+            raise TrainingFailed(f"training {config.kind} failed: {error}") from error
+    final = result.checkpoint or _newest(run_dir)  # a finished run resumed reports nothing new
+    if final is None:
+        raise TrainingFailed(f"training {config.kind} ended before its first epoch did")
+    with final.as_directory() as folder:
+        checkpoint = Checkpoint.load(Path(folder))
+    progress = checkpoint.progress
+    return FitResult(
+        model=kind.model.restore(config, checkpoint.best),
+        history=progress.history,
+        best_epoch=progress.best_epoch,
+        starts=progress.starts,
+        cost={
+            "wall_s": time.monotonic() - started,
+            "core_s": progress.core_seconds,
+            "peak_rss_mb": progress.peak_rss_mb,
+            "workers": float(workers),
+            "gpus": float(workers if gpu else 0),
+        },
+    )
+
+
+def _train(options: dict[str, Any]) -> None:
+    """What each worker runs."""
+    kind = kind_of(options["kind"])
+    config = kind.config.model_validate(options["config"])
+    dataset = Dataset.load(Path(options["dataset"]))
+    split = split_dataset(dataset, options["protocol"])
+    workers = current_workers()
+    fitting = kind.fit(config, split.train, len(dataset.items), workers, get_device())
+    best = None
+    progress = Progress()
+    run_dir = Path(options["run_dir"])
+    resumed = _newest(run_dir) if options["in_process"] else ray.train.get_checkpoint()
+    if resumed is not None:
+        with resumed.as_directory() as folder:
+            checkpoint = Checkpoint.load(Path(folder))
+        fitting.load_state(checkpoint.state)
+        best, progress = checkpoint.best, checkpoint.progress
+    progress = progress.model_copy(update={"starts": progress.starts + 1})
+    earlier = progress.core_seconds
+    max_epochs = options["epochs"] or fitting.max_epochs
+    while not _finished(progress, max_epochs):
+        began = time.monotonic()
+        epoch = len(progress.history)
+        logs = fitting.run_epoch(epoch)
+        model = fitting.model()
+        ndcg = validate(model, split.validation, workers)["ndcg@10"]
+        report = EpochReport(
+            epoch=epoch,
+            max_epochs=max_epochs,
+            loss=logs["loss"],
+            ndcg=ndcg,
+            seconds=time.monotonic() - began,
+        )
+        usage = workers.sum(torch.tensor([_core_seconds()], dtype=torch.float64)).item()
+        progress = progress.model_copy(
+            update={
+                "history": [*progress.history, report],
+                "core_seconds": earlier + usage,
+                "peak_rss_mb": max(progress.peak_rss_mb, _peak_rss_mb()),
+            }
+        )
+        if progress.best_epoch == epoch:
+            best = model.tensors()
+        assert best is not None
+        checkpoint = Checkpoint(fitting.state(), best, progress)
+        if options["in_process"]:
+            _report_in_process(checkpoint, run_dir)
+        else:
+            _report(checkpoint, workers.rank)
+        if workers.rank == 0:
+            with (run_dir / REPORTS).open("a", encoding="utf-8") as file:
+                file.write(report.model_dump_json() + "\n")
+
+
+def _finished(progress: Progress, max_epochs: int) -> bool:
+    done = len(progress.history)
+    return done >= max_epochs or (done > 0 and done - 1 - progress.best_epoch >= PATIENCE)
+
+
+def _report(checkpoint: Checkpoint, rank: int) -> None:
+    """Hand the checkpoint to Ray Train, which puts it into the run's storage as a whole."""
+    if rank != 0:
+        ray.train.report({})
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint.save(Path(folder))
+        ray.train.report(
+            _metrics(checkpoint), checkpoint=ray.train.Checkpoint.from_directory(folder)
+        )
+
+
+def _report_in_process(checkpoint: Checkpoint, run_dir: Path) -> None:
+    """The same without workers, where Ray Train stores nothing and remembers no earlier run."""
+    earlier = _checkpoints(run_dir)
+    folder = run_dir / IN_PROCESS / f"{len(checkpoint.progress.history):06d}"
+    with atomic_folder(folder) as unfinished:
+        checkpoint.save(unfinished)
+    ray.train.report(_metrics(checkpoint), checkpoint=ray.train.Checkpoint.from_directory(folder))
+    for each in earlier:
+        shutil.rmtree(each)
+
+
+def _metrics(checkpoint: Checkpoint) -> dict[str, float]:
+    report = checkpoint.progress.history[-1]
+    return {"loss": report.loss, "ndcg": report.ndcg}
+
+
+def _newest(run_dir: Path) -> ray.train.Checkpoint | None:
+    checkpoints = _checkpoints(run_dir)
+    return ray.train.Checkpoint.from_directory(checkpoints[-1]) if checkpoints else None
+
+
+def _checkpoints(run_dir: Path) -> list[Path]:
+    """The checkpoints of runs in one process, oldest first."""
+    return sorted((run_dir / IN_PROCESS).glob("[0-9]*"))
+
+
+@contextmanager
+def _followed(reports: Path, on_epoch: Callable[[EpochReport], None] | None) -> Iterator[None]:
+    """Call `on_epoch` for every line that the workers add to the file, until the block ends."""
+    if on_epoch is None:
+        yield
+        return
+    ended = threading.Event()
+    reports.touch()
+
+    def follow() -> None:
+        with reports.open(encoding="utf-8") as file:
+            file.seek(0, os.SEEK_END)
+            pending = ""
+            while True:
+                last = ended.is_set()
+                pending += file.read()
+                *lines, pending = pending.split("\n")
+                for line in lines:
+                    on_epoch(EpochReport.model_validate_json(line))
+                if last:
+                    return
+                ended.wait(0.2)
+
+    thread = threading.Thread(target=follow, name="epoch-reports", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _core_seconds() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def _peak_rss_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

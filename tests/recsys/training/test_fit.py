@@ -1,0 +1,91 @@
+"""Fitting through Ray Train: in this process, and on real workers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from infra.errors import RecsysError
+from recsys.models.popularity import PopularityConfig
+from recsys.models.sasrec import SasrecConfig
+from recsys.training import fit as fit_module
+from recsys.training.checkpoint import EpochReport
+from recsys.training.fit import fit
+
+SMALL = SasrecConfig(
+    dim=16,
+    blocks=1,
+    heads=1,
+    max_length=20,
+    batch_size=32,
+    dropout=0.0,
+    learning_rate=5e-3,
+    warmup_steps=0,
+    max_epochs=12,
+)
+
+
+def test_a_fit_learns_keeps_its_best_epoch_and_tells_every_epoch(
+    ring: Path, tmp_path: Path
+) -> None:
+    told: list[EpochReport] = []
+    result = fit(SMALL, ring, run_dir=tmp_path / "run", workers=0, on_epoch=told.append)
+    assert [report.epoch for report in told] == list(range(len(result.history)))
+    assert told == result.history
+    best = result.history[result.best_epoch]
+    assert best.ndcg == max(report.ndcg for report in result.history) > 0.9
+    assert result.cost["wall_s"] > 0
+    assert result.cost["core_s"] > 0
+
+
+def test_the_same_seed_gives_the_same_model(ring: Path, tmp_path: Path) -> None:
+    first, second = (
+        fit(SMALL, ring, run_dir=tmp_path / name, workers=0, epochs=2).model for name in "ab"
+    )
+    np.testing.assert_array_equal(first.item_vectors, second.item_vectors)
+
+
+def test_it_stops_when_validation_no_longer_rises(ring: Path, tmp_path: Path) -> None:
+    config = SMALL.model_copy(update={"learning_rate": 1e-12, "max_epochs": 50})
+    result = fit(config, ring, run_dir=tmp_path / "run", workers=0)
+    assert len(result.history) == result.best_epoch + 1 + fit_module.PATIENCE
+
+
+def test_a_resumed_run_goes_on_after_its_last_epoch_as_if_never_stopped(
+    ring: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    fit(SMALL, ring, run_dir=run, workers=0, epochs=2)
+    resumed = fit(SMALL, ring, run_dir=run, workers=0, epochs=4, resume=True)
+    whole = fit(SMALL, ring, run_dir=tmp_path / "whole", workers=0, epochs=4)
+    assert [report.epoch for report in resumed.history] == [0, 1, 2, 3]
+    assert resumed.starts == 2
+    losses = [[report.loss for report in result.history] for result in (resumed, whole)]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
+
+
+def test_without_resume_a_run_begins_anew(ring: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    fit(SMALL, ring, run_dir=run, workers=0, epochs=2)
+    assert fit(SMALL, ring, run_dir=run, workers=0, epochs=1).starts == 1
+
+
+def test_popularity_is_fitted_the_same_way(ring: Path, tmp_path: Path) -> None:
+    result = fit(PopularityConfig(), ring, run_dir=tmp_path / "run", workers=0)
+    assert len(result.history) == 1
+
+
+def test_a_folder_that_is_no_dataset_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RecsysError, match=r"is no Dataset"):
+        fit(SMALL, tmp_path, run_dir=tmp_path / "run", workers=0)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_two_workers_come_to_what_one_does(ring: Path, tmp_path: Path) -> None:
+    one = fit(SMALL, ring, run_dir=tmp_path / "one", workers=0, epochs=3)
+    two = fit(SMALL, ring, run_dir=tmp_path / "two", workers=2, epochs=3)
+    losses = [[report.loss for report in result.history] for result in (one, two)]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-3)
+    assert two.cost["workers"] == 2
