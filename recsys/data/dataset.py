@@ -160,13 +160,13 @@ class DatasetWriter:
         self._writer = pq.ParquetWriter(folder / EVENTS, EVENTS_SCHEMA, compression="zstd")
         self._users = pa.array([], pa.string())
         self._items = pa.array([], pa.string())
-        self._events = 0
+        self.n_events = 0
 
     def write(self, batch: pa.RecordBatch | pa.Table) -> None:
         """Add events by EVENTS_SCHEMA."""
         table = pa.table(batch).cast(EVENTS_SCHEMA)
         self._writer.write_table(table)
-        self._events += len(table)
+        self.n_events += len(table)
         self._users = _union(self._users, table["user_id"])
         self._items = _union(self._items, table["item_id"])
 
@@ -180,7 +180,7 @@ class DatasetWriter:
             users=len(self._users),
             items=len(items),
             items_with_events=len(self._items),
-            events=self._events,
+            events=self.n_events,
             bad_rows=bad_rows,
             source=source,
             fingerprint=hashlib.sha256("".join(digests).encode()).hexdigest()[:32],
