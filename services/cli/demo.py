@@ -1,0 +1,200 @@
+"""`recsys demo`: the whole path on one machine, from events to a service that answers."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+import typer
+
+from services.cli.console import bar, err, out
+from services.cli.recommend import print_reply
+from services.cli.serve import stoppable, wait_for_stop
+from services.cli.train import fit_with_progress
+
+if TYPE_CHECKING:
+    from infra.settings import Settings
+    from recsys.data.dataset import Dataset
+    from recsys.evaluation.report import Report
+    from recsys.registry import Registry
+
+NAME = "demo"
+KINDS = ("popularity", "ials", "sasrec")
+EPOCHS = {"sasrec": 30}
+"""So many passes show what a model can do; `recsys train` goes on until validation stops it."""
+
+
+def command(
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="A MovieLens folder or zip, or anything that `recsys data import` reads; "
+            "a made-up catalogue by default."
+        ),
+    ] = None,
+    once: Annotated[bool, typer.Option("--once", help="End by itself after the answers.")] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Ray Train workers.")] = 1,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="The HTTP port.")] = None,
+) -> None:
+    """The whole path on this machine: data, training, evaluation, a service that answers.
+
+    Everything is real and nothing needs setting up: a private Redis, Ray Train, FAISS, Ray Serve.
+    What it makes lies in the state folder (.recsys), and `recsys serve` starts it again.
+    """
+    from infra.redis import redis_server
+    from infra.settings import load_settings
+    from recsys.registry import Registry
+    from services.cluster import cluster
+    from services.serving import serving
+
+    settings = load_settings(http_port=port)
+    started = time.monotonic()
+    with stoppable(), ExitStack() as stack:
+        redis_url = stack.enter_context(redis_server(settings))
+        dataset = _dataset(settings, data)
+        with err.status("Starting Ray"):
+            stack.enter_context(cluster(settings.http_host))
+        registry = Registry(settings.models_dir)
+        reports = _train(registry, settings, dataset, workers)
+        _print_reports(reports)
+        load_histories(dataset, redis_url, settings)
+        with err.status("Starting Ray Serve"):
+            server = stack.enter_context(serving(settings, redis_url))
+        if server.note:
+            err.print(f"[yellow]note:[/] answering through Ray Serve's own proxy: {server.note}")
+        user = _show_answers(settings, dataset, server.url)
+        out.print(f"From nothing to answers in {time.monotonic() - started:.0f} s.\n")
+        body = f'{{"user_id": "{user}", "k": 5}}'
+        out.print("Ask it yourself:", f"  curl -s {server.url}/v1/recommend -d '{body}'", sep="\n")
+        out.print(f"API documentation: {server.url}/docs")
+        if not once:
+            out.print("Ctrl-C stops.")
+            wait_for_stop()
+        err.print("Stopping ...")
+
+
+def _dataset(settings: Settings, source: Path | None) -> Dataset:
+    """The Dataset of the source, imported or made if it is not there yet."""
+    from recsys.data.synthetic import synthesize
+
+    from infra.errors import RecsysError
+    from recsys.data.dataset import INFO, Dataset
+    from recsys.data.readers import import_dataset
+
+    if source is None:
+        folder = settings.state_dir / "data" / "synthetic"
+        if not (folder / INFO).exists():
+            with bar("Making users, items and pictures") as progress:
+                synthesize(folder, progress=progress)
+    elif (source / INFO).exists():
+        folder = source
+    else:
+        name = source.resolve().stem
+        if not name:
+            raise RecsysError(f"{source} has no name to call the data by: name a folder or file")
+        folder = settings.state_dir / "data" / name
+        if not (folder / INFO).exists():
+            with bar(f"Importing {source.name}") as progress:
+                import_dataset(source, folder, progress=progress)
+    dataset = Dataset.load(folder)
+    info = dataset.info
+    out.print(
+        f"[bold]{folder.name}[/]: {info.users:,} users, {info.items:,} items, "
+        f"{info.events:,} events in {folder}\n"
+    )
+    return dataset
+
+
+def _train(
+    registry: Registry, settings: Settings, dataset: Dataset, workers: int
+) -> dict[str, Report]:
+    """Fit, measure, seal and activate each kind."""
+    from recsys.data.split import split_dataset
+    from recsys.models.catalog import kind_of
+    from recsys.publish import publish
+
+    split = split_dataset(dataset, "leave_one_out")
+    reports: dict[str, Report] = {}
+    for kind in KINDS:
+        fitted = fit_with_progress(
+            kind_of(kind).config(),
+            dataset.path,
+            run_dir=settings.state_dir / "runs" / f"demo-{kind}",
+            workers=0 if kind == "popularity" else workers,
+            epochs=EPOCHS.get(kind),
+        )
+        with err.status(f"Measuring and sealing {kind}"):
+            published = publish(registry, kind, dataset, split, fitted)
+            registry.activate(kind, published.version)
+        reports[kind] = published.test
+    return reports
+
+
+def _print_reports(reports: dict[str, Report]) -> None:
+    from recsys.evaluation.report import table
+
+    out.print(table(reports, title="On each user's last item, which no model has seen"))
+
+
+def load_histories(dataset: Dataset, redis_url: str, settings: Settings) -> int:
+    """Put every user's history into Redis, and return how many users there are."""
+    from infra.redis import connect_async
+    from services.history import HistoryStore
+
+    users = dataset.users.to_arrow().to_pylist()
+    batch = 1_000
+
+    async def load() -> None:
+        redis = connect_async(redis_url)
+        try:
+            store = HistoryStore(redis, settings)
+            with bar("Loading histories into Redis") as progress:
+                for start in range(0, len(users), batch):
+                    stop = min(start + batch, len(users))
+                    await store.seed(users[start:stop], *_histories(dataset, start, stop))
+                    progress(stop, len(users))
+        finally:
+            await redis.aclose()
+
+    asyncio.run(load())
+    return len(users)
+
+
+def _histories(
+    dataset: Dataset, start: int, stop: int
+) -> tuple[list[list[str]], list[list[int]] | None]:
+    """The item ids and times of the users start..stop."""
+    offsets = dataset.histories.offsets[start : stop + 1]
+    ids = dataset.items.ids(dataset.histories.items[offsets[0] : offsets[-1]])
+    cuts = list(zip(offsets[:-1] - offsets[0], offsets[1:] - offsets[0], strict=True))
+    items = [ids[a:b] for a, b in cuts]
+    if dataset.timestamps is None:
+        return items, None
+    times = dataset.timestamps[offsets[0] : offsets[-1]].tolist()
+    return items, [times[a:b] for a, b in cuts]
+
+
+def _show_answers(settings: Settings, dataset: Dataset, url: str) -> str:
+    """Ask for one user over HTTP and over the queue; returns the user."""
+    from services.client import Client, QueueClient
+    from services.schemas import RecommendRequest
+
+    lengths = dataset.histories.lengths
+    row = int(np.argsort(lengths, kind="stable")[len(lengths) // 2])  # neither new nor a fan
+    user = dataset.users.ids(np.array([row]))[0]
+    titles = dataset.catalogue["title"].take(dataset.histories[row][-5:]).to_pylist()
+    out.print(f"[bold]User {user}[/] came last to: {'; '.join(titles)}")
+    request = RecommendRequest(user_id=user, k=5)
+    with Client(url) as client:
+        print_reply(client.recommend(request), title=f"Recommended to user {user}, over HTTP")
+    with QueueClient.from_settings(settings) as queue:
+        began = time.perf_counter()
+        reply = queue.recommend(request)
+        took = (time.perf_counter() - began) * 1000
+    first = reply.items[0].title if reply.items else "nothing"
+    out.print(f"The same over the Redis queue: {first} and so on, in {took:.0f} ms.\n")
+    return user

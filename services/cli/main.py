@@ -1,0 +1,60 @@
+"""`recsys`: events and a catalogue in, recommendations out."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from infra.errors import RecsysError
+from services.cli import (
+    data,
+    demo,
+    doctor,
+    evaluate,
+    events,
+    index,
+    models,
+    recommend,
+    serve,
+    train,
+)
+from services.cli.console import err
+
+# Ray asks a metrics server of its makers' by default; what people train here stays here.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+app = typer.Typer(
+    name="recsys",
+    help=__doc__,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    epilog="Start with [bold]recsys demo[/]. Settings come from RECSYS_… environment variables: "
+    "[bold]recsys doctor[/] prints them.",
+)
+for module in (demo, doctor, train, evaluate, serve, recommend):
+    app.command(name=module.NAME)(module.command)
+for module in (data, index, models, events):
+    app.add_typer(module.app, name=module.NAME)
+
+
+def main() -> None:
+    """Run the command line; exit codes 0, 1 (failed), 2 (wrong usage), 130 (interrupted)."""
+    try:
+        app()
+    except RecsysError as error:
+        err.print(f"[bold red]error:[/] {_escape(error.message)}", soft_wrap=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _escape(text: str) -> str:
+    return text.replace("[", r"\[")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""`recsys models`: the versions of each model, and which one is in service."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich import box
+from rich.table import Table
+
+from services.cli.console import AsJson, out, print_json
+
+if TYPE_CHECKING:
+    from recsys.registry import Registry
+
+NAME = "models"
+app = typer.Typer(
+    help="The versions of each model, and which one is in service.", no_args_is_help=True
+)
+
+ModelName = Annotated[str, typer.Argument(help="A name that `recsys models list` shows.")]
+Reference = Annotated[str, typer.Argument(help="NAME (the active version) or NAME@VERSION.")]
+
+
+def open_registry() -> Registry:
+    """The registry of the settings' state folder."""
+    from infra.settings import load_settings
+    from recsys.registry import Registry
+
+    return Registry(load_settings().models_dir)
+
+
+@app.command(name="list")
+def list_(as_json: AsJson = False) -> None:
+    """All models and their versions; the active one is marked."""
+    registry = open_registry()
+    rows = [
+        {"name": name, "version": version, "active": version == registry.active(name)}
+        for name in registry.names()
+        for version in registry.versions(name)
+    ]
+    if as_json:
+        print_json(rows)
+        return
+    if not rows:
+        out.print("No model yet: fit one with [bold]recsys train ials --data …[/]")
+        return
+    table = Table(box=box.SIMPLE)
+    for column in ("name", "version", "active"):
+        table.add_column(column)
+    for row in rows:
+        table.add_row(str(row["name"]), str(row["version"]), "●" if row["active"] else "")
+    out.print(table)
+
+
+@app.command()
+def show(reference: Reference, as_json: AsJson = False) -> None:
+    """What a version is, how it measured, and what it cost to train."""
+    from recsys.evaluation.report import table
+
+    bundle = open_registry().open(reference)
+    manifest = bundle.manifest
+    if as_json:
+        print_json(manifest.model_dump(mode="json"))
+        return
+    facts = Table(title=f"{bundle.name} {bundle.version}", show_header=False, title_justify="left")
+    values = manifest.model_dump(mode="json", exclude={"metrics", "files"})
+    for field, value in values.items():
+        shown = value
+        if isinstance(value, dict):
+            shown = ", ".join(f"{key}: {_short(each)}" for key, each in value.items())
+        facts.add_row(field, str(shown))
+    facts.add_row("items", f"{len(bundle.items):,}")
+    out.print(facts)
+    for report in manifest.metrics:
+        out.print(table({bundle.name: report}))
+
+
+def _short(value: object) -> str:
+    return f"{value:,.4g}" if isinstance(value, float) else str(value)
+
+
+@app.command()
+def activate(
+    name: ModelName, version: Annotated[str, typer.Argument(help="The version to serve.")]
+) -> None:
+    """Verify a version and put it into service; running servers swap to it by themselves."""
+    open_registry().activate(name, version)
+    out.print(f"{name} {version} is in service.")
+
+
+@app.command()
+def rollback(name: ModelName) -> None:
+    """Go back to the version that was in service before."""
+    version = open_registry().rollback(name)
+    out.print(f"{name} {version} is in service again.")

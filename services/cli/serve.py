@@ -1,0 +1,65 @@
+"""`recsys serve`: answer over HTTP and over the Redis queue."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from services.cli.console import err, out
+
+NAME = "serve"
+
+
+def command(
+    host: Annotated[
+        str | None, typer.Option(help="The address to listen on; loopback by default.")
+    ] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="The HTTP port.")] = None,
+) -> None:
+    """Answer over HTTP and over the Redis queue until Ctrl-C.
+
+    Every active model of the registry is in service; activating another version swaps it with no
+    failed request.
+    """
+    from infra.redis import redis_server
+    from infra.settings import load_settings
+    from services.serving import serving
+
+    settings = load_settings(http_host=host, http_port=port)
+    with stoppable(), ExitStack() as stack:
+        redis_url = stack.enter_context(redis_server(settings))
+        with err.status("Starting Ray Serve"):
+            server = stack.enter_context(serving(settings, redis_url))
+        if server.note:
+            err.print(f"[yellow]note:[/] answering through Ray Serve's own proxy: {server.note}")
+        out.print(f"Listening on [bold]{server.url}[/] (API documentation at {server.url}/docs)")
+        out.print(f"Queue: stream {settings.namespace}:requests. Ctrl-C stops.")
+        wait_for_stop()
+        err.print("Stopping ...")
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Let SIGTERM do what Ctrl-C does: end the block, and everything that was started in it."""
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def wait_for_stop() -> None:
+    """Sleep until Ctrl-C or SIGTERM."""
+    try:
+        signal.pause()
+    except KeyboardInterrupt:
+        return

@@ -1,0 +1,169 @@
+"""`recsys train`: fit a model with Ray Train, measure it, and put it into the registry."""
+
+from __future__ import annotations
+
+import tomllib
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from pydantic import ValidationError
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from infra.errors import RecsysError
+from services.cli.console import AsJson, err, out, print_json
+
+if TYPE_CHECKING:
+    from recsys.models.model import ModelConfig
+    from recsys.training.checkpoint import EpochReport
+    from recsys.training.fit import FitResult
+
+NAME = "train"
+
+SplitName = Literal["leave_one_out", "temporal"]
+
+
+def command(
+    kind: Annotated[str, typer.Argument(help="popularity, ials or sasrec.")],
+    data: Annotated[Path, typer.Option(help="A folder in the Dataset format.")],
+    workers: Annotated[
+        int, typer.Option(min=0, help="Ray Train workers; 0 trains in this process.")
+    ] = 1,
+    gpu: Annotated[bool, typer.Option("--gpu", help="A GPU for each worker (NCCL).")] = False,
+    split: Annotated[
+        SplitName,
+        typer.Option(help="What is held out for validation and test."),
+    ] = "leave_one_out",
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="At most so many passes; the model's own by default.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same model.")] = 0,
+    config: Annotated[
+        Path | None, typer.Option(help="A TOML file of the model's hyper-parameters.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="One hyper-parameter, as dim=128; goes before the file."),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="The name in the registry; the kind by default.")
+    ] = None,
+    activate: Annotated[bool, typer.Option(help="Put the new version into service.")] = True,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the last checkpoint of the same run.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Fit a model with Ray Train, measure it on the test part, and seal it into a bundle.
+
+    Training stops when NDCG@10 on the validation part stops rising, and the best epoch is kept.
+
+      recsys train sasrec --data ./films --workers 2
+      recsys train ials --data ./films --set dim=128
+    """
+    from infra.settings import load_settings
+    from recsys.data.dataset import Dataset
+    from recsys.data.split import split_dataset
+    from recsys.evaluation.report import table
+    from recsys.publish import publish
+    from recsys.registry import Registry
+    from services.cluster import cluster
+
+    settings = load_settings()
+    name = name or kind
+    model_config = read_config(kind, config, set_ or [], seed)
+    dataset = Dataset.load(data)
+    with nullcontext() if workers == 0 else cluster():
+        fitted = fit_with_progress(
+            model_config,
+            data,
+            protocol=split,
+            workers=workers,
+            gpu=gpu,
+            epochs=epochs,
+            run_dir=settings.state_dir / "runs" / name,
+            resume=resume,
+        )
+    registry = Registry(settings.models_dir)
+    with err.status("Measuring on the test part, indexing and sealing"):
+        published = publish(registry, name, dataset, split_dataset(dataset, split), fitted)
+        if activate:
+            registry.activate(name, published.version)
+    if as_json:
+        print_json(
+            {
+                "name": name,
+                "version": published.version,
+                "active": activate,
+                "best_epoch": fitted.best_epoch,
+                "cost": fitted.cost,
+                "test": published.test.to_dict(),
+            }
+        )
+        return
+    out.print(table({name: published.test}, title="On the test part"))
+    out.print(f"{name} {published.version}" + (" is in service." if activate else " is sealed."))
+
+
+def read_config(kind: str, file: Path | None, assignments: list[str], seed: int) -> ModelConfig:
+    """The model's configuration from its defaults, a file, and name=value assignments."""
+    from recsys.models.catalog import kind_of
+
+    values: dict[str, Any] = {"seed": seed}
+    if file is not None:
+        try:
+            values |= tomllib.loads(file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise RecsysError(f"{file}: there is no such file") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise RecsysError(f"{file} is not TOML: {error}") from None
+    for assignment in assignments:
+        field, equals, value = assignment.partition("=")
+        if not equals:
+            raise RecsysError(f"--set {assignment}: write it as name=value, such as dim=128")
+        values[field.strip()] = value.strip()
+    config = kind_of(kind).config
+    try:
+        return config.model_validate(values)
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"{'.'.join(map(str, each['loc'])) or kind}: {each['msg']}" for each in error.errors()
+        )
+        raise RecsysError(
+            f"the configuration of {kind} is wrong: {wrong} (its fields are "
+            f"{', '.join(config.model_fields)})"
+        ) from None
+
+
+def fit_with_progress(config: ModelConfig, data: Path, **options: Any) -> FitResult:
+    """`recsys.training.fit.fit`, with a bar that shows the epochs and the validation metric."""
+    from recsys.training.fit import fit
+
+    with Progress(
+        SpinnerColumn(),
+        TextColumn(f"Training {config.kind}"),
+        BarColumn(bar_width=28),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+        console=err,
+    ) as progress:
+        task = progress.add_task("starting the workers", total=None)
+
+        def on_epoch(report: EpochReport) -> None:
+            progress.update(
+                task,
+                completed=report.epoch + 1,
+                total=report.max_epochs,
+                description=f"epoch {report.epoch + 1}  loss {report.loss:.4f}  "
+                f"validation NDCG@10 {report.ndcg:.4f}",
+            )
+
+        result = fit(config, data, on_epoch=on_epoch, **options)
+        progress.update(
+            task,
+            total=1,
+            completed=1,
+            description=f"best epoch {result.best_epoch + 1} of {len(result.history)}",
+        )
+    return result
