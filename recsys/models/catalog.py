@@ -10,6 +10,7 @@ import torch
 
 from infra.errors import RecsysError
 from recsys.data.histories import Histories
+from recsys.models.ials import Ials, IalsConfig, IalsFit
 from recsys.models.model import Fit, Model, ModelConfig, Workers
 from recsys.models.popularity import Popularity, PopularityConfig, PopularityFit
 from recsys.models.sasrec import Sasrec, SasrecConfig, SasrecFit
@@ -34,6 +35,7 @@ KINDS: dict[str, Kind] = {
     kind.config.kind: kind
     for kind in (
         Kind(PopularityConfig, Popularity, PopularityFit),
+        Kind(IalsConfig, Ials, IalsFit),
         Kind(SasrecConfig, Sasrec, SasrecFit),
     )
 }
