@@ -26,6 +26,7 @@ from ray._private import ray_constants
 
 from infra.errors import RecsysError
 from services.haproxy import launcher
+from services.headers import middlewares
 
 LOOPBACK = "127.0.0.1"
 
@@ -48,12 +49,18 @@ _current: Cluster | None = None
 
 
 @contextmanager
-def cluster(http_host: str = LOOPBACK, *, haproxy: bool = True) -> Iterator[Cluster]:
+def cluster(
+    http_host: str = LOOPBACK, *, haproxy: bool = True, quiet: bool = False
+) -> Iterator[Cluster]:
     """Start Ray and stop it at the end; inside another `cluster`, that one.
+
+    When this process is killed, what it started ends with it, except for two agents of Ray's, which
+    try for a minute to report the loss.
 
     http_host: where HAProxy listens, when Ray Serve is started here.
     haproxy: let Ray Serve answer through HAProxy, which is about five times as fast as its proxy
     in Python. Where that cannot be had, the note says why.
+    quiet: leave what Ray's processes log in its files, off this process's standard error.
 
     Where the caller has started Ray by itself, it is used as it is and not stopped.
     Raises RecsysError if Ray does not start.
@@ -67,13 +74,12 @@ def cluster(http_host: str = LOOPBACK, *, haproxy: bool = True) -> Iterator[Clus
         return
     with ExitStack() as stack:
         binary, note = _haproxy_binary() if haproxy else (None, None)
-        environment = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-        environment |= _throughput()
+        environment = _environment()
         if binary is not None:
             folder = Path(tempfile.mkdtemp(prefix="recsys-", dir="/tmp"))  # sockets: short paths
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
             environment |= _haproxy(folder, binary, http_host)
-        _start(environment)
+        _start(environment, quiet=quiet)
         stack.callback(ray.shutdown)
         _current = Cluster(binary is not None, note)
         try:
@@ -110,13 +116,18 @@ def on_loopback() -> bool:
     return address == LOOPBACK
 
 
-def _start(environment: Mapping[str, str]) -> None:
+def _start(environment: Mapping[str, str], *, quiet: bool) -> None:
     before = dict(os.environ)
     os.environ.update(environment)
     # Ray read the switch when it was imported, perhaps long before this.
     before_switch, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
     try:
-        ray.init(address="local", include_dashboard=False, logging_level=logging.ERROR)
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            logging_level=logging.ERROR,
+            log_to_driver=not quiet,
+        )
     except (RuntimeError, OSError, TimeoutError) as error:
         raise RecsysError(
             f"Ray did not start: {error}. `recsys doctor` looks for causes"
@@ -138,12 +149,14 @@ def _haproxy_binary() -> tuple[str | None, str | None]:
         return None, str(error)
 
 
-def _throughput() -> dict[str, str]:
-    """Ray Serve's switches for many small requests, the ones that hold with either proxy."""
+def _environment() -> dict[str, str]:
+    """The switches that hold with either proxy."""
     return {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_ENABLE_DIRECT_INGRESS": "0",
-        "RAY_SERVE_LOG_TO_STDERR": "1",
+        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": f"{middlewares.__module__}:middlewares",
     }
 
 

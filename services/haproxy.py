@@ -23,6 +23,7 @@ from pathlib import Path
 PR_SET_PDEATHSIG = 1
 
 ERRORS = {
+    404: ("No such path", "there is nothing at this path; see /docs"),
     502: ("Bad gateway", "the service broke off while it answered; try again"),
     503: ("Not ready", "no replica is ready to answer; try again in a few seconds"),
     504: ("Gateway timeout", "the service did not answer in time; try again later"),
@@ -61,8 +62,13 @@ def confine(config: str, host: str, errors: Path) -> str:
             "http_frontend with one bind and one stats socket of mode 666"
         )
     text = re.sub(r"(?m)^\s*log \S+ local0 info\n", "", text)
+    text = re.sub(r"(?m)^\s*errorfile .*\n", "", text)
+    files = "".join(f"    errorfile {status} {errors / f'{status}.http'}\n" for status in ERRORS)
+    text = re.sub(r"(?m)^defaults\n", f"defaults\n{files}", text)
     return re.sub(
-        r"(?m)^(\s*errorfile (\d+)) .*$", lambda m: f"{m[1]} {errors / f'{m[2]}.http'}", text
+        r"(?m)^(\s*http-request return status 404) content-type text/plain .*$",
+        rf"\1 errorfile {errors / '404.http'}",
+        text,
     )
 
 
@@ -79,7 +85,7 @@ def write_errors(folder: Path) -> None:
             "Content-Type: application/problem+json",
             f"Content-Length: {len(body)}",
             "Cache-Control: no-store",
-            "Retry-After: 2",
+            *(["Retry-After: 2"] if status in (502, 503, 504) else []),
         )
         response = "\r\n".join(lines) + "\r\n\r\n" + body
         (folder / f"{status}.http").write_bytes(response.encode())
