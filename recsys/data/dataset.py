@@ -7,6 +7,7 @@
     dataset.json     counts, fingerprint, source
 
 Every item of an event is in items.parquet. A null timestamp means that only the order is known.
+An image is a URI; a relative one starts in the Dataset's folder.
 """
 
 from __future__ import annotations
