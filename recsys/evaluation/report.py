@@ -47,10 +47,14 @@ class Report(BaseModel):
         return cls.model_validate(value)
 
 
-def table(reports: Mapping[str, Report], title: str | None = None) -> Table:
-    """The metrics as columns and the models as rows; the best of a column in bold, its interval
-    beneath each value. Reports of different protocols say so in the caption."""
-    names = list(dict.fromkeys(name for report in reports.values() for name in report.metrics))
+def table(reports: Mapping[str, Report], title: str | None = None, k: int = 10) -> Table:
+    """The metrics at k as columns and the models as rows; the best of a column in bold, its
+    interval beneath each value. Reports of different protocols say so in the caption."""
+    names = [
+        name
+        for name in dict.fromkeys(name for report in reports.values() for name in report.metrics)
+        if name.endswith(f"@{k}")
+    ]
     best = {name: _best(name, reports) for name in names}
     shown = Table(title=title, title_justify="left", caption=_caption(reports), box=box.SIMPLE)
     shown.caption_justify = "left"

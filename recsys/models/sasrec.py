@@ -61,11 +61,15 @@ class SasrecConfig(ModelConfig):
     warmup_steps: int = Field(100, ge=0)
     """Steps over which the learning rate rises to its full height."""
 
-    batch_size: int = Field(128, ge=1)
+    batch_size: int = Field(64, ge=1)
     """Users in a step, over all workers."""
 
+    min_steps: int = Field(20, ge=1)
+    """An epoch passes over the users as often as makes so many steps, so that few users are not
+    validated on, and stopped by, the noise of a handful of steps."""
+
     max_epochs: int = Field(100, ge=1)
-    """Passes over the users, if validation does not stop the fit before."""
+    """At most so many epochs, if validation does not stop the fit before."""
 
     full_softmax_below: int = Field(50_000, ge=0)
     """Catalogues of fewer items are trained with the full softmax, others with a sampled one."""
@@ -174,16 +178,18 @@ class SasrecFit(Fit):
     def _batches(self, epoch: int) -> Iterator[NDArray[np.int64]]:
         """The users of each step, the same on every worker: shuffled, then of similar length."""
         rng = np.random.default_rng((self.config.seed, epoch))
-        users = rng.permutation(len(self._sequences))
         size = self.config.batch_size
-        lengths = self._sequences.lengths
-        batches: list[NDArray[np.int64]] = []
-        for start in range(0, len(users), size * BUCKET):
-            bucket = users[start : start + size * BUCKET]
-            bucket = bucket[np.argsort(lengths[bucket], kind="stable")]
-            batches += [bucket[i : i + size] for i in range(0, len(bucket), size)]
-        for i in rng.permutation(len(batches)):
-            yield batches[i]
+        passes = -(-self.config.min_steps * size // len(self._sequences))
+        for _ in range(max(1, passes)):
+            users = rng.permutation(len(self._sequences))
+            batches: list[NDArray[np.int64]] = []
+            for start in range(0, len(users), size * BUCKET):
+                bucket = users[start : start + size * BUCKET]
+                lengths = self._sequences.lengths[bucket]
+                bucket = bucket[np.argsort(lengths, kind="stable")]
+                batches += [bucket[i : i + size] for i in range(0, len(bucket), size)]
+            for i in rng.permutation(len(batches)):
+                yield batches[i]
 
     def _train_step(self, users: NDArray[np.int64], n: int) -> torch.Tensor:
         """One step of all workers; returns this worker's part of the mean loss over n positions."""

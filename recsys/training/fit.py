@@ -8,6 +8,7 @@ Ray Train starts the workers anew and they go on from the last checkpoint that w
 
 from __future__ import annotations
 
+import logging
 import os
 import resource
 import shutil
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ray
 import ray.train
 import torch
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
@@ -34,7 +36,7 @@ from recsys.models.model import Model, ModelConfig
 from recsys.training.checkpoint import Checkpoint, EpochReport, Progress
 from recsys.training.workers import current_workers
 
-PATIENCE = 5
+PATIENCE = 8
 """Epochs without a better validation metric after which a fit stops."""
 
 MAX_FAILURES = 3
@@ -96,6 +98,7 @@ def fit(
         shutil.rmtree(run_dir, ignore_errors=True)
     run_dir.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
+    logging.getLogger("ray.train").setLevel(logging.ERROR)
     trainer = TorchTrainer(
         _train,
         train_loop_config={
@@ -111,7 +114,7 @@ def fit(
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers,
             use_gpu=gpu,
-            resources_per_worker=None if gpu else {"CPU": 1},
+            resources_per_worker={"CPU": _cores(workers)},
         ),
         run_config=ray.train.RunConfig(
             name="ray",
@@ -144,6 +147,15 @@ def fit(
             "gpus": float(workers if gpu else 0),
         },
     )
+
+
+def _cores(workers: int) -> int:
+    """The cores of each worker, which Ray also makes its number of threads."""
+    if workers == 0:
+        return 1
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    cores = [int(node["Resources"].get("CPU", 0)) for node in nodes if node["Alive"]]
+    return max(1, min(sum(cores) // workers, *cores)) if cores else 1
 
 
 def _train(options: dict[str, Any]) -> None:

@@ -57,7 +57,7 @@ def command(
         redis_url = stack.enter_context(redis_server(settings))
         dataset = _dataset(settings, data)
         with err.status("Starting Ray"):
-            stack.enter_context(cluster(settings.http_host))
+            stack.enter_context(cluster(settings.http_host, quiet=True))
         registry = Registry(settings.models_dir)
         reports = _train(registry, settings, dataset, workers)
         _print_reports(reports)
@@ -79,11 +79,10 @@ def command(
 
 def _dataset(settings: Settings, source: Path | None) -> Dataset:
     """The Dataset of the source, imported or made if it is not there yet."""
-    from recsys.data.synthetic import synthesize
-
     from infra.errors import RecsysError
     from recsys.data.dataset import INFO, Dataset
     from recsys.data.readers import import_dataset
+    from recsys.data.synthetic import synthesize
 
     if source is None:
         folder = settings.state_dir / "data" / "synthetic"

@@ -80,5 +80,6 @@ def command(
             )
     if as_json:
         print_json({name: report.to_dict() for name, report in reports.items()})
-    else:
-        out.print(table(reports))
+        return
+    for cutoff in k or (10, 20):
+        out.print(table(reports, k=cutoff))

@@ -74,7 +74,7 @@ def command(
     name = name or kind
     model_config = read_config(kind, config, set_ or [], seed)
     dataset = Dataset.load(data)
-    with nullcontext() if workers == 0 else cluster():
+    with nullcontext() if workers == 0 else cluster(quiet=True):
         fitted = fit_with_progress(
             model_config,
             data,

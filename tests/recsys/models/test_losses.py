@@ -56,7 +56,5 @@ def test_a_drawn_target_is_no_negative_of_its_own() -> None:
     queries, items = torch.ones(1, 1), torch.ones(3, 1)
     log_q = torch.full((3,), 1 / 3).log()
     only_target = torch.tensor([2, 2, 2])
-    loss = sampled_softmax(
-        queries, items, torch.tensor([2]), 1, negatives=only_target, log_q=log_q
-    )
+    loss = sampled_softmax(queries, items, torch.tensor([2]), 1, negatives=only_target, log_q=log_q)
     assert loss.item() == 0
