@@ -104,16 +104,19 @@ class RowChecks:
             return pc.if_else(number, column, None).cast(pa.float64())
 
     def _iso(self, name: str, column: pa.Array) -> pa.Array:
-        kind = EVENTS_SCHEMA.field(2).type
-        zoned = pc.match_substring_regex(column, r"(Z|[+-]\d\d:?\d\d)$")
-        utc = pc.if_else(zoned, column, pc.binary_join_element_wise(column, "Z", ""))
+        """A time without an offset is in UTC, a day without a time its first moment."""
+        day = pc.equal(pc.utf8_length(column), 10)
+        timed = pc.if_else(day, pc.binary_join_element_wise(column, "T00:00:00", ""), column)
+        zoned = pc.match_substring_regex(timed, r"(Z|[+-]\d\d:?\d\d)$")
+        utc = pc.if_else(zoned, timed, pc.binary_join_element_wise(timed, "Z", ""))
+        exact = pa.timestamp("ns", tz="UTC")
         try:
-            return utc.cast(kind)
+            times = utc.cast(exact)
         except pa.ArrowInvalid:
-            pattern = r"^\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d{1,9})?)?)?(Z|[+-]\d\d:?\d\d)$"
-            right = pc.fill_null(pc.match_substring_regex(utc, pattern), True)
+            right = pa.array([_is_time(value) for value in utc.to_pylist()])
             self._refuse(name, pc.invert(right), column, "it is no ISO 8601 time")
-            return pc.if_else(right, utc, None).cast(kind)
+            times = pc.if_else(right, utc, None).cast(exact)
+        return times.cast(EVENTS_SCHEMA.field(2).type, safe=False)
 
     def _refuse(self, name: str, wrong: pa.Array, column: pa.Array, reason: str) -> None:
         mask = wrong.to_numpy(zero_copy_only=False).astype(bool) & self._good
@@ -142,6 +145,15 @@ def events(
         "event": pa.repeat("view", n) if kinds is None else kinds,
         "value": pa.nulls(n, pa.float32()) if values is None else values.cast(pa.float32()),
     }
+
+
+def _is_time(text: str | None) -> bool:
+    """Whether Arrow reads the text as a time; asked only where it could not read them all."""
+    try:
+        pa.scalar(text).cast(pa.timestamp("ns", tz="UTC"))
+    except pa.ArrowInvalid:
+        return False
+    return True
 
 
 def _looks_iso(column: pa.Array) -> bool:

@@ -98,5 +98,6 @@ def _fields(
 
 def _holds_sequences(member: Member) -> bool:
     with member.open() as file:
-        head = [line.split() for line in file.read(65_536).splitlines()[:-1][:100]]
-    return bool(head) and all(len(f) >= 2 and all(x.isdigit() for x in f) for f in head if f)
+        head = [line.split() for line in file.read(65_536).splitlines()[:100]]
+    ids = [field for fields in head for field in fields[:3]]
+    return any(len(fields) > 1 for fields in head) and all(field.isdigit() for field in ids)
