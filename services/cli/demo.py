@@ -150,7 +150,12 @@ def load_histories(dataset: Dataset, redis_url: str, settings: Settings) -> int:
     async def load() -> None:
         redis = connect_async(redis_url)
         try:
-            store = HistoryStore(redis, settings)
+            store = HistoryStore(
+                redis,
+                settings.namespace,
+                max_items=settings.history_max_items,
+                ttl_s=settings.history_ttl_s,
+            )
             with bar("Loading histories into Redis") as progress:
                 for start in range(0, len(users), batch):
                     stop = min(start + batch, len(users))
