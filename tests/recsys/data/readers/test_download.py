@@ -62,7 +62,7 @@ def test_what_differs_from_the_published_checksum_is_not_kept(
     tmp_path: Path, published: Path, site: str
 ) -> None:
     (published / "ml-100k.zip.md5").write_text(f"{'0' * 32}  ml-100k.zip\n")
-    with pytest.raises(DownloadFailed, match="but 0{32} is published"):
+    with pytest.raises(DownloadFailed, match=r"but 0{32} is published"):
         download_movielens("ml-100k", tmp_path / "out.zip", site=site)
     assert {path.name for path in tmp_path.iterdir()} == {"site"}
 
