@@ -60,6 +60,7 @@ def cluster(
     http_host: where HAProxy listens, when Ray Serve is started here.
     haproxy: let Ray Serve answer through HAProxy, which is about five times as fast as its proxy
     in Python. Where that cannot be had, the note says why.
+    quiet: leave what Ray's processes print to their log files.
     quiet: leave what Ray's processes log in its files, off this process's standard error.
 
     Where the caller has started Ray by itself, it is used as it is and not stopped.

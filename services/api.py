@@ -1,0 +1,235 @@
+"""The HTTP API: paths, bodies and status codes. What they do stands in `service.py`.
+
+Bodies are read and written as they are, without a detour over Python objects that FastAPI would
+take, and by the same `parse` that reads the queue: the same bytes get the same answer either way.
+Every error is a problem document (RFC 9457).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Path, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel, ConfigDict
+from pydantic.json_schema import models_json_schema
+from starlette.exceptions import HTTPException
+
+from infra.queue import QueueFull
+from infra.redis import RedisUnavailable
+from services.problems import (
+    NoSuchPath,
+    NotJson,
+    Overloaded,
+    ServiceError,
+    TooLarge,
+    Unavailable,
+    WrongMethod,
+    parse,
+    refusal,
+)
+from services.schemas import (
+    EventsReply,
+    EventsRequest,
+    Id,
+    ModelsReply,
+    Name,
+    Problem,
+    RecommendBatchReply,
+    RecommendBatchRequest,
+    RecommendReply,
+    RecommendRequest,
+    SimilarReply,
+)
+from services.service import Service, dump
+
+logger = logging.getLogger(__name__)
+
+MAX_BODY = 1 << 20
+"""Bytes of the largest body that is read."""
+
+REQUESTS = (RecommendRequest, RecommendBatchRequest, EventsRequest)
+
+
+class SimilarOptions(BaseModel):
+    """How to ask for similar items."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    k: Annotated[int, Query(ge=1, le=1000)] = 10
+    """How many items; no more than the catalogue holds."""
+
+    model: Name | None = None
+    """Which of the models in service; the default one where it is not given."""
+
+
+def build_api(service: Service) -> FastAPI:
+    """The ASGI application over a service."""
+    app = FastAPI(
+        title="recsys",
+        description="Recommendations from recent histories. The same requests and replies travel "
+        "over a Redis queue.",
+        version="1",
+        redirect_slashes=False,
+    )
+    _add_errors(app)
+
+    @app.post("/v1/recommend", **_operation("Recommend items", RecommendReply, RecommendRequest))
+    async def recommend(request: Request) -> Response:
+        return _json(await service.recommend_one(parse(RecommendRequest, await _body(request))))
+
+    @app.post(
+        "/v1/recommend:batch",
+        **_operation("Recommend for many at once", RecommendBatchReply, RecommendBatchRequest),
+    )
+    async def recommend_batch(request: Request) -> Response:
+        batch = parse(RecommendBatchRequest, await _body(request))
+        replies = await service.recommend_many(batch.requests)
+        return _json(b'{"replies":[' + b",".join(map(dump, replies)) + b"]}")
+
+    @app.get("/v1/items/{item_id:path}/similar", **_operation("Find similar items", SimilarReply))
+    async def similar(
+        item_id: Annotated[Id, Path()], options: Annotated[SimilarOptions, Query()]
+    ) -> Response:
+        return _json(await service.similar(item_id, options.k, options.model))
+
+    @app.post(
+        "/v1/events",
+        status_code=202,
+        **_operation("Tell what users did", EventsReply, EventsRequest, status=202),
+    )
+    async def events(request: Request) -> Response:
+        batch = parse(EventsRequest, await _body(request))
+        accepted = await service.accept(batch.events)
+        return _json(EventsReply(accepted=accepted).model_dump_json().encode(), 202)
+
+    @app.get("/v1/models", **_operation("List the models in service", ModelsReply))
+    async def models() -> Response:
+        return _json(await service.models())
+
+    @app.get("/healthz", summary="Whether the process is alive")
+    async def healthz() -> dict[str, str]:
+        return {"status": "alive"}
+
+    @app.get("/readyz", summary="Whether requests can be answered")
+    async def readyz() -> dict[str, str]:
+        await service.models()
+        return {"status": "ready"}
+
+    @app.get("/", include_in_schema=False)
+    async def root() -> dict[str, str]:
+        return {"name": "recsys", "documentation": "/docs", "openapi": "/openapi.json"}
+
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    return app
+
+
+def _json(body: bytes, status: int = 200) -> Response:
+    return Response(body, status, media_type="application/json")
+
+
+async def _body(request: Request) -> bytes:
+    """The whole body; raises TooLarge, or NotJson."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if "origin" in request.headers and kind != "application/json":
+        # A page of any site may have its reader's browser send whatever is not JSON, unasked.
+        raise NotJson(
+            f"a browser sent a body of type {kind or 'none'}; send it with "
+            "Content-Type: application/json"
+        )
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY:
+            raise TooLarge(f"the body is larger than {MAX_BODY} bytes; send it in several requests")
+    return bytes(body)
+
+
+def _add_errors(app: FastAPI) -> None:
+    @app.exception_handler(ServiceError)
+    async def service_error(request: Request, error: ServiceError) -> Response:
+        return _problem(request, error)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        return _problem(request, refusal(error.errors()))
+
+    @app.exception_handler(QueueFull)
+    async def full(request: Request, error: QueueFull) -> Response:
+        overloaded = Overloaded(error.message)
+        overloaded.retry_after_s = error.retry_after_s
+        return _problem(request, overloaded)
+
+    @app.exception_handler(RedisUnavailable)
+    async def no_redis(request: Request, error: RedisUnavailable) -> Response:
+        logger.warning("%s", error)
+        return _problem(request, Unavailable("what users do cannot be kept just now; try again"))
+
+    @app.exception_handler(HTTPException)
+    async def http(request: Request, error: HTTPException) -> Response:
+        if error.status_code == 404:
+            refused: ServiceError = NoSuchPath("there is nothing at this path; see /docs")
+        elif error.status_code == 405:
+            allowed = (error.headers or {}).get("Allow", "another method")
+            refused = WrongMethod(f"{request.method} is not for this path; use {allowed}")
+        else:
+            raise error
+        return _problem(request, refused, error.headers)
+
+    @app.exception_handler(Exception)
+    async def unexpected(request: Request, error: Exception) -> Response:
+        logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
+        return _problem(request, ServiceError("the service has failed; its log says why"))
+
+
+def _problem(request: Request, error: ServiceError, headers: Any = None) -> Response:
+    headers = dict(headers or {})
+    if error.retry_after_s is not None:
+        headers["Retry-After"] = str(math.ceil(error.retry_after_s))
+    body = dump(error, request.url.path)
+    return Response(body, error.status, headers, media_type="application/problem+json")
+
+
+def _operation(
+    summary: str,
+    reply: type[BaseModel],
+    request: type[BaseModel] | None = None,
+    status: int = 200,
+) -> dict[str, Any]:
+    """What the documentation says of a path whose body is read by `parse`."""
+    problem = {"application/problem+json": {"schema": _reference(Problem)}}
+    operation: dict[str, Any] = {
+        "summary": summary,
+        "response_model": None,
+        "responses": {
+            status: {"model": reply},
+            "4XX": {"description": "What was wrong, and what to do", "content": problem},
+            "5XX": {"description": "Not now", "content": problem},
+        },
+    }
+    if request is not None:
+        content = {"application/json": {"schema": _reference(request)}}
+        operation["openapi_extra"] = {"requestBody": {"required": True, "content": content}}
+    return operation
+
+
+def _reference(model: type[BaseModel]) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{model.__name__}"}
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    """FastAPI's document, with the schemas of the bodies that it does not read itself."""
+    if app.openapi_schema is None:
+        document = get_openapi(
+            title=app.title, version=app.version, description=app.description, routes=app.routes
+        )
+        _, schemas = models_json_schema(
+            [*((model, "validation") for model in REQUESTS), (Problem, "serialization")],
+            ref_template="#/components/schemas/{model}",
+        )
+        document["components"]["schemas"] |= schemas["$defs"]
+        app.openapi_schema = document
+    return app.openapi_schema

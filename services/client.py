@@ -1,0 +1,267 @@
+"""Clients of the service: over HTTP, blocking or asynchronous, and over the Redis queue.
+
+    with Client("http://127.0.0.1:8000") as client:
+        reply = client.recommend(RecommendRequest(user_id="196", k=5))
+
+All take and give the types of `schemas.py`, and raise ApiError with the service's own words where
+it refuses, or Unreachable where there is none.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any, Generic, Self, TypeVar
+from urllib.parse import quote
+
+import httpx
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from infra.errors import RecsysError
+from infra.queue import Publisher
+from infra.redis import connect, redis_server
+from infra.settings import Settings
+from services.schemas import (
+    Event,
+    EventsReply,
+    EventsRequest,
+    ModelsReply,
+    Problem,
+    RecommendBatchReply,
+    RecommendBatchRequest,
+    RecommendReply,
+    RecommendRequest,
+    SimilarReply,
+)
+
+R = TypeVar("R", bound=BaseModel)
+
+TIMEOUT_S = 65.0
+"""How long an answer may take: longer than the longest deadline of a request."""
+
+
+class ApiError(RecsysError):
+    """The service has refused the request or failed over it."""
+
+    def __init__(self, problem: Problem, retry_after_s: float | None = None) -> None:
+        super().__init__(f"{problem.title} ({problem.status}): {problem.detail}")
+        self.problem = problem
+        self.retry_after_s = retry_after_s
+        """Seconds after which to try again, where the service says so."""
+
+
+class Unreachable(RecsysError):
+    """No service answers where one was looked for."""
+
+
+@dataclass(frozen=True)
+class _Call(Generic[R]):
+    """A request over HTTP and the type of its reply."""
+
+    method: str
+    path: str
+    reply: type[R]
+    body: BaseModel | None = None
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+    def options(self) -> dict[str, Any]:
+        options: dict[str, Any] = {"method": self.method, "url": self.path}
+        options["params"] = {k: v for k, v in self.parameters.items() if v is not None}
+        if self.body is not None:
+            options["content"] = self.body.model_dump_json(exclude_unset=True)
+            options["headers"] = {"Content-Type": "application/json"}
+        return options
+
+    def read(self, response: httpx.Response) -> R:
+        """The reply; raises ApiError for a problem, Unreachable for what is no answer of ours."""
+        try:
+            if response.is_success:
+                return self.reply.model_validate_json(response.content)
+            problem = Problem.model_validate_json(response.content)
+        except ValidationError:
+            raise Unreachable(
+                f"{response.url} answers with {response.status_code} and not as this service "
+                "does; check the address"
+            ) from None
+        after = response.headers.get("Retry-After", "")
+        raise ApiError(problem, float(after) if after.isdigit() else None)
+
+
+def _recommend(request: RecommendRequest) -> _Call[RecommendReply]:
+    return _Call("POST", "/v1/recommend", RecommendReply, request)
+
+
+def _recommend_batch(requests: Sequence[RecommendRequest]) -> _Call[RecommendBatchReply]:
+    body = RecommendBatchRequest(requests=list(requests))
+    return _Call("POST", "/v1/recommend:batch", RecommendBatchReply, body)
+
+
+def _similar(item_id: str, k: int, model: str | None) -> _Call[SimilarReply]:
+    path = f"/v1/items/{quote(item_id, safe='')}/similar"
+    return _Call("GET", path, SimilarReply, parameters={"k": k, "model": model})
+
+
+def _events(events: Sequence[Event]) -> _Call[EventsReply]:
+    return _Call("POST", "/v1/events", EventsReply, EventsRequest(events=list(events)))
+
+
+def _models() -> _Call[ModelsReply]:
+    return _Call("GET", "/v1/models", ModelsReply)
+
+
+def _unreachable(url: str, error: httpx.HTTPError) -> Unreachable:
+    if isinstance(error, httpx.TimeoutException):
+        return Unreachable(f"{url} did not answer in {TIMEOUT_S:.0f} s; look at its log")
+    reason = str(error) or type(error).__name__
+    return Unreachable(
+        f"no service answers at {url} ({reason}): start one with `recsys serve`, or name another"
+    )
+
+
+class Client:
+    """Asks a service over HTTP. Safe to share between threads."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url.rstrip("/")
+        self._http = httpx.Client(base_url=self._url, timeout=TIMEOUT_S)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._http.close()
+
+    def recommend(self, request: RecommendRequest) -> RecommendReply:
+        """Items for a user, or to go on from a history."""
+        return self._send(_recommend(request))
+
+    def recommend_batch(self, requests: Sequence[RecommendRequest]) -> RecommendBatchReply:
+        """Many at once; one that failed has its problem in its place."""
+        return self._send(_recommend_batch(requests))
+
+    def similar(self, item_id: str, k: int = 10, model: str | None = None) -> SimilarReply:
+        """The items most similar to one."""
+        return self._send(_similar(item_id, k, model))
+
+    def events(self, events: Sequence[Event]) -> EventsReply:
+        """Tell what users did."""
+        return self._send(_events(events))
+
+    def models(self) -> ModelsReply:
+        """The models in service."""
+        return self._send(_models())
+
+    def _send(self, call: _Call[R]) -> R:
+        try:
+            response = self._http.request(**call.options())
+        except httpx.HTTPError as error:
+            raise _unreachable(self._url, error) from error
+        return call.read(response)
+
+
+class AsyncClient:
+    """As Client, for asyncio."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url.rstrip("/")
+        self._http = httpx.AsyncClient(base_url=self._url, timeout=TIMEOUT_S)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    async def recommend(self, request: RecommendRequest) -> RecommendReply:
+        return await self._send(_recommend(request))
+
+    async def recommend_batch(self, requests: Sequence[RecommendRequest]) -> RecommendBatchReply:
+        return await self._send(_recommend_batch(requests))
+
+    async def similar(self, item_id: str, k: int = 10, model: str | None = None) -> SimilarReply:
+        return await self._send(_similar(item_id, k, model))
+
+    async def events(self, events: Sequence[Event]) -> EventsReply:
+        return await self._send(_events(events))
+
+    async def models(self) -> ModelsReply:
+        return await self._send(_models())
+
+    async def _send(self, call: _Call[R]) -> R:
+        try:
+            response = await self._http.request(**call.options())
+        except httpx.HTTPError as error:
+            raise _unreachable(self._url, error) from error
+        return call.read(response)
+
+
+class QueueClient:
+    """Asks a service over the Redis queue, which also keeps requests while none is running."""
+
+    def __init__(
+        self, redis_url: str, namespace: str, *, deadline_ms: int, max_backlog: int
+    ) -> None:
+        """deadline_ms: of a request that names none; the answer is waited for as long."""
+        self._deadline_ms = deadline_ms
+        self._stream = f"{namespace}:requests"
+        self._close = ExitStack()
+        redis = connect(redis_url)
+        self._close.callback(redis.close)
+        self._publisher = Publisher(redis, self._stream, max_backlog=max_backlog)
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        """A client of the Redis that the settings name, or of the private one of `state_dir`."""
+        with ExitStack() as stack:
+            client = cls(
+                stack.enter_context(redis_server(settings)),
+                settings.namespace,
+                deadline_ms=settings.deadline_ms,
+                max_backlog=settings.max_backlog,
+            )
+            client._close.push(stack.pop_all().__exit__)
+        return client
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._close.close()
+
+    def recommend(self, request: RecommendRequest) -> RecommendReply:
+        """Items for a user, or to go on from a history.
+
+        Raises ApiError, or Unreachable if there is no reply before the deadline; QueueFull and
+        RedisUnavailable as they come.
+        """
+        deadline_ms = request.deadline_ms or self._deadline_ms
+        reply_to = self._publisher.new_reply_key()
+        self._publisher.publish(
+            request.model_dump_json(exclude_unset=True).encode(),
+            deadline_ms=int(time.time() * 1000) + deadline_ms,
+            reply_to=reply_to,
+        )
+        body = self._publisher.wait_reply(reply_to, deadline_ms / 1000)
+        if body is None:
+            raise Unreachable(
+                f"no reply came over {self._stream} in {deadline_ms} ms: see that `recsys serve` "
+                "runs with the same RECSYS_REDIS_URL, RECSYS_NAMESPACE and RECSYS_STATE_DIR"
+            )
+        reply = _QUEUE_REPLY.validate_json(body)
+        if isinstance(reply, Problem):
+            raise ApiError(reply)
+        return reply
+
+
+_QUEUE_REPLY: TypeAdapter[RecommendReply | Problem] = TypeAdapter(RecommendReply | Problem)

@@ -1,0 +1,117 @@
+"""The consumer of the request queue: micro-batches in, replies out, nothing lost and nothing twice.
+
+A message that was read stays this consumer's as long as it renews its lease. It is done once
+`finish` says so, which gives the reply and removes the message in one step: a consumer that dies
+before it leaves the message to another one, and of two that both computed a reply only the first
+gives it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import platform
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import TypeVar
+
+from infra.message import Message
+from infra.queue import Queue
+from infra.redis import RedisUnavailable
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+Answer = Callable[[Sequence[bytes]], Awaitable[Sequence[bytes]]]
+"""Gives the reply of each body; a body that is no request is answered with its problem."""
+
+BLOCK_MS = 500
+"""How long a read waits for messages, and so the longest that an idle consumer takes to stop."""
+
+PAUSE_S = (0.1, 5.0)
+"""The shortest and the longest pause before Redis is tried again."""
+
+
+class Consumer:
+    """Answers the messages of a queue, a micro-batch at a time, until it is told to stop."""
+
+    def __init__(
+        self, queue: Queue, answer: Answer, *, micro_batch: int, visibility_timeout_s: float
+    ) -> None:
+        """visibility_timeout_s: the queue's; leases are renewed three times as often."""
+        self.name = f"{platform.node()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self._queue = queue
+        self._answer = answer
+        self._micro_batch = micro_batch
+        self._renewal_s = visibility_timeout_s / 3
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Consume until `stop` is set and what was read by then is answered.
+
+        While Redis is not there, it is tried again, ever more slowly; replies are kept until then.
+        """
+        while not stop.is_set():
+            messages = await self._patiently(self._read, stop)
+            if messages:
+                await self._handle(messages, stop)
+
+    async def _read(self) -> list[Message]:
+        return await self._queue.read(self.name, self._micro_batch, BLOCK_MS)
+
+    async def _handle(self, messages: Sequence[Message], stop: asyncio.Event) -> None:
+        async with self._leased(messages):
+            replies = await self._replies(messages)
+            await self._patiently(lambda: self._queue.finish(replies), stop)
+
+    async def _replies(self, messages: Sequence[Message]) -> list[tuple[Message, bytes]]:
+        """The messages that have a reply, with it.
+
+        One that cannot be answered stays unfinished: it is delivered again after the visibility
+        timeout, and goes to the dead letters when that does not help either. It does not take the
+        others of its batch with it.
+        """
+        try:
+            replies = await self._answer([message.body for message in messages])
+        except Exception:  # whatever it is, it must not end the consumer
+            if len(messages) == 1:
+                logger.exception("message %s could not be answered", messages[0].id)
+                return []
+            logger.warning("a micro-batch of %d failed; answering one by one", len(messages))
+            return [pair for message in messages for pair in await self._replies([message])]
+        return list(zip(messages, replies, strict=True))
+
+    @asynccontextmanager
+    async def _leased(self, messages: Sequence[Message]) -> AsyncIterator[None]:
+        """Renew the leases of the messages meanwhile."""
+
+        async def renew() -> None:
+            while True:
+                await asyncio.sleep(self._renewal_s)
+                try:
+                    await self._queue.renew(self.name, messages)
+                except RedisUnavailable as error:
+                    logger.warning("leases could not be renewed: %s", error)
+
+        renewal = asyncio.create_task(renew())
+        try:
+            yield
+        finally:
+            renewal.cancel()
+
+    async def _patiently(
+        self, operation: Callable[[], Awaitable[T]], stop: asyncio.Event
+    ) -> T | None:
+        """What the operation gives once Redis is there; None if it is not when `stop` is set."""
+        pause_s, longest_s = PAUSE_S
+        while True:
+            try:
+                return await operation()
+            except RedisUnavailable as error:
+                logger.warning("%s; trying again in %.1f s", error, pause_s)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), pause_s)
+                return None
+            pause_s = min(2 * pause_s, longest_s)

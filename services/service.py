@@ -1,0 +1,149 @@
+"""Service: all that can be asked, whichever way it is asked.
+
+HTTP and the queue differ in how a request arrives and a reply leaves; what happens between is
+here, once: read the request, find the history, ask the engine, one batch at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Protocol
+
+from infra.redis import RedisUnavailable
+from services.batcher import Batcher
+from services.history import HistoryStore
+from services.problems import DeadlineExceeded, ServiceError, parse
+from services.recommender import Query
+from services.schemas import Event, RecommendRequest
+
+logger = logging.getLogger(__name__)
+
+Reply = bytes | ServiceError
+"""The JSON of a reply, or why there is none."""
+
+MAX_WAITING = 1024
+"""Requests that wait for their batch before more are refused."""
+
+
+class Engine(Protocol):
+    """What computes: the models in service, in this process or in another."""
+
+    async def recommend(self, queries: Sequence[Query]) -> Sequence[Reply]:
+        """A RecommendReply for each query."""
+        ...
+
+    async def similar(self, item_id: str, k: int, model: str | None) -> Reply:
+        """A SimilarReply."""
+        ...
+
+    async def models(self) -> bytes:
+        """A ModelsReply."""
+        ...
+
+
+class Service:
+    """Answers requests with an engine and the stored histories."""
+
+    def __init__(
+        self, engine: Engine, histories: HistoryStore, *, micro_batch: int, deadline_ms: int
+    ) -> None:
+        """deadline_ms: of a request that names none."""
+        self._engine = engine
+        self._histories = histories
+        self._deadline_ms = deadline_ms
+        self._batcher = Batcher(self.recommend, max_batch=micro_batch, max_waiting=MAX_WAITING)
+
+    async def recommend_one(self, request: RecommendRequest) -> bytes:
+        """The reply, computed together with those of whoever asks at the same time.
+
+        Raises ServiceError; among them Overloaded and DeadlineExceeded.
+        """
+        async with self._deadline(request.deadline_ms):
+            reply = await self._batcher(request)
+        if isinstance(reply, ServiceError):
+            raise reply
+        return reply
+
+    async def recommend_many(self, requests: Sequence[RecommendRequest]) -> Sequence[Reply]:
+        """The replies, in the order of the requests; raises DeadlineExceeded for all of them when
+        the longest deadline among them has passed."""
+        deadlines = [request.deadline_ms or self._deadline_ms for request in requests]
+        async with self._deadline(max(deadlines)):
+            return await self.recommend(requests)
+
+    async def recommend(self, requests: Sequence[RecommendRequest]) -> Sequence[Reply]:
+        """The replies, in the order of the requests, as one batch and without a deadline."""
+        users = list({r.user_id: None for r in requests if r.user_id is not None})
+        histories: dict[str, list[str]] | None = {}
+        if users:
+            try:
+                histories = dict(zip(users, await self._histories.read(users), strict=True))
+            except RedisUnavailable as error:
+                logger.warning("answering without stored histories: %s", error)
+                histories = None
+        return await self._engine.recommend([_query(request, histories) for request in requests])
+
+    async def answer(self, bodies: Sequence[bytes]) -> list[bytes]:
+        """A reply for each body: a RecommendReply for a RecommendRequest, or else a Problem."""
+        requests: list[RecommendRequest] = []
+        replies: list[Reply | None] = []
+        for body in bodies:
+            try:
+                requests.append(parse(RecommendRequest, body))
+                replies.append(None)
+            except ServiceError as error:
+                replies.append(error)
+        computed = iter(await self.recommend(requests) if requests else ())
+        return [dump(next(computed) if reply is None else reply) for reply in replies]
+
+    async def similar(self, item_id: str, k: int, model: str | None) -> bytes:
+        """The items most similar to one; raises ServiceError."""
+        async with self._deadline(None):
+            reply = await self._engine.similar(item_id, k, model)
+        if isinstance(reply, ServiceError):
+            raise reply
+        return reply
+
+    async def accept(self, events: Sequence[Event]) -> int:
+        """Keep the events, on disk and in their users' histories, and say how many they are.
+
+        Raises RedisUnavailable or QueueFull; then none may be kept, or all.
+        """
+        return await self._histories.append(events)
+
+    async def models(self) -> bytes:
+        """The models in service."""
+        async with self._deadline(None):
+            return await self._engine.models()
+
+    @asynccontextmanager
+    async def _deadline(self, deadline_ms: int | None) -> AsyncIterator[None]:
+        deadline_ms = deadline_ms or self._deadline_ms
+        try:
+            async with asyncio.timeout(deadline_ms / 1000):
+                yield
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"there was no answer within the deadline of {deadline_ms} ms; "
+                "try again later, or with a larger deadline_ms"
+            ) from None
+
+
+def dump(reply: Reply, instance: str | None = None) -> bytes:
+    """The JSON of the reply, or of the problem that stands for it."""
+    if isinstance(reply, ServiceError):
+        return reply.problem(instance).model_dump_json().encode()
+    return reply
+
+
+def _query(request: RecommendRequest, histories: dict[str, list[str]] | None) -> Query:
+    if request.history is not None:
+        return Query(request, request.history)
+    if request.user_id is None:
+        return Query(request, ())
+    if histories is None:
+        return Query(request, (), unavailable=True)
+    return Query(request, histories[request.user_id])

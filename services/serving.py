@@ -1,0 +1,88 @@
+"""Serving: the application on this machine, from nothing to ready and back to nothing."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from ray import serve
+
+from infra.errors import RecsysError
+from infra.settings import Settings
+from recsys.registry import Registry
+from services.active_models import ActiveModels
+from services.app import build
+from services.cluster import LOOPBACK, cluster
+
+APPLICATION = "recsys"
+
+_LOGGING = {"log_level": "WARNING", "enable_access_log": False}
+
+ANYWHERE = {"0.0.0.0": LOOPBACK, "::": "[::1]", "*": LOOPBACK}
+"""Addresses to listen on, and where they are reached from this machine."""
+
+
+@dataclass(frozen=True)
+class Running:
+    """A service that answers."""
+
+    url: str
+    """Of the HTTP API, from this machine."""
+
+    haproxy: bool
+    """Whether HAProxy answers, or Ray Serve's proxy in Python."""
+
+    note: str | None
+    """Why it is the proxy in Python, when HAProxy was wished."""
+
+
+@contextmanager
+def serving(settings: Settings, redis_url: str, *, haproxy: bool = True) -> Iterator[Running]:
+    """Serve the active models over HTTP and the queue, from the first line of the block to its
+    end; inside a `cluster`, in that one.
+
+    When the block ends, requests under way are answered, and no process stays behind. Neither
+    does when this process is killed.
+    Raises RecsysError if the port is taken, no model is active, or an active bundle is refused.
+    """
+    ActiveModels(Registry(settings.models_dir), settings.default_model)  # complains before Ray
+    _check_port(settings.http_host, settings.http_port)
+    # HAProxy listens where it is told to; the rest of Ray Serve has no business off this machine.
+    with cluster(settings.http_host, haproxy=haproxy) as ray_cluster:
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)
+        host = LOOPBACK if ray_cluster.haproxy else settings.http_host
+        try:
+            serve.start(
+                http_options={"host": host, "port": settings.http_port}, logging_config=_LOGGING
+            )
+            serve.run(build(settings, redis_url), name=APPLICATION, logging_config=_LOGGING)
+            reached = ANYWHERE.get(settings.http_host, settings.http_host)
+            url = f"http://{reached}:{settings.http_port}"
+            yield Running(url, ray_cluster.haproxy, ray_cluster.note)
+        finally:
+            serve.delete(APPLICATION)
+            if not ray_cluster.ends:
+                serve.shutdown()  # type: ignore[no-untyped-call]
+
+
+def _check_port(host: str, port: int) -> None:
+    """Raise RecsysError unless the port can be listened on."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            reason = "something listens there already: stop it, or choose another port"
+        else:
+            reason = f"{error.strerror}: choose another address or port"
+        raise RecsysError(
+            f"cannot listen on {host}:{port}, {reason} (RECSYS_HTTP_HOST, RECSYS_HTTP_PORT)"
+        ) from None
