@@ -38,10 +38,11 @@ class Malformed(ValueError):
 
 @dataclass(frozen=True)
 class Entry:
-    """An entry as Redis gives it: name, value, name, value."""
+    """An entry of the stream, not yet looked at."""
 
     raw_id: bytes
-    raw_fields: Sequence[bytes]
+    raw_fields: Mapping[bytes, bytes] | Sequence[bytes]
+    """As redis-py gives them, or as a script does: name, value, name, value."""
     deliveries: int
 
     @property
@@ -50,7 +51,8 @@ class Entry:
 
     def fields(self) -> dict[bytes, bytes]:
         """The fields by name."""
-        return _pairs(self.raw_fields)
+        raw = self.raw_fields
+        return dict(raw) if isinstance(raw, Mapping) else _pairs(raw)
 
     def reply_to(self, stream: str) -> str | None:
         """Where the caller waits, if that is a key that replies may be put at."""

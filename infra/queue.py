@@ -148,6 +148,7 @@ class Queue:
         self._finish: Any = redis.register_script(scripts.FINISH)
         self._bury_script: Any = redis.register_script(scripts.BURY)
         self._revive: Any = redis.register_script(scripts.REVIVE)
+        self._list_dead: Any = redis.register_script(scripts.LIST)
         self._prune: Any = redis.register_script(scripts.PRUNE)
 
     def new_reply_key(self) -> str:
@@ -231,7 +232,7 @@ class Queue:
     async def dead(self, count: int = 100) -> list[DeadLetter]:
         """The newest dead letters, newest first. Raises RedisUnavailable."""
         with reaching(self._redis):
-            entries: Any = await self._command("XREVRANGE", self._dead, "+", "-", "COUNT", count)
+            entries = await self._list_dead(keys=[self._dead], args=[count])
         return [dead_letter(id_, fields) for id_, fields in entries]
 
     async def retry(self, ids: Sequence[str]) -> int:
@@ -252,7 +253,8 @@ class Queue:
         if claimed:
             return claimed
         wait_ms = max(1, min(block_ms, int(1000 * _SLICE_S)))
-        streams = await self._command(
+        execute: Any = self._redis.execute_command
+        streams = await execute(
             *("XREADGROUP", "GROUP", self._group, consumer, "COUNT", count, "BLOCK", wait_ms),
             *("STREAMS", self._stream, ">"),
         )
@@ -317,11 +319,6 @@ class Queue:
                 *(entry.id, reason, entry.deliveries, "1" if reply_to else "", reply),
             ],
         )
-
-    async def _command(self, *arguments: str | int) -> Any:
-        """The plain reply to a command, without redis-py's own reading of it."""
-        execute: Any = self._redis.execute_command
-        return await execute(*arguments)
 
 
 def _published(id_: bytes | None, stream: str, max_backlog: int) -> str:

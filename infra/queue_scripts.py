@@ -9,7 +9,8 @@ from __future__ import annotations
 _DONE = """
 -- Gives a reply unless the caller has put something at its key that is no list.
 local function give(key, reply, ttl_ms)
-  if not redis.pcall('RPUSH', key, reply).err then redis.call('PEXPIRE', key, ttl_ms) end
+  local length = redis.pcall('RPUSH', key, reply)
+  if type(length) == 'number' then redis.call('PEXPIRE', key, ttl_ms) end
 end
 -- True for exactly one of those who call it for a message: the others come too late.
 local function acknowledged(group, id)
@@ -83,6 +84,11 @@ if ARGV[7] == '1' then give(KEYS[3], ARGV[8], ARGV[2]) end
 return 1
 """
 )
+
+LIST = """
+-- ARGV: count. The newest entries, their fields in order; redis-py would merge those of one name.
+return redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', ARGV[1])
+"""
 
 REVIVE = """
 -- KEYS: the stream, the dead letters. ARGV: ids of dead letters. Puts them back into the stream
