@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import uuid
 
 # The tests' matrices are small: one thread is faster than several, and leaves room for workers.
 # It is read when the libraries below are imported.
@@ -15,8 +16,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from infra.redis import redis_server
+from infra.settings import Settings
 from recsys.data.dataset import EVENTS_SCHEMA, write_dataset
+from recsys.registry import Registry
 from services.cluster import cluster
+from tests.planted import Planted, fill, plant
 
 PROJECT = Path(__file__).parents[1]
 
@@ -64,3 +69,27 @@ def ring(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def ray_cluster() -> Iterator[None]:
     with cluster():
         yield
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """One private Redis server for all tests; each has a namespace of its own."""
+    state = tmp_path_factory.mktemp("redis")
+    with redis_server(Settings(redis_url=None, state_dir=state)) as url:
+        yield url
+
+
+@pytest.fixture
+def namespace() -> str:
+    return f"test-{uuid.uuid4().hex[:8]}"
+
+
+@pytest.fixture(scope="session")
+def planted() -> Planted:
+    return plant()
+
+
+@pytest.fixture(scope="session")
+def registry(planted: Planted, tmp_path_factory: pytest.TempPathFactory) -> Registry:
+    """Every kind of model, active under its kind's name. Not to be changed."""
+    return fill(Registry(tmp_path_factory.mktemp("models")), planted)

@@ -87,12 +87,6 @@ class Api:
 
 
 @pytest.fixture(scope="module")
-def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with redis_server(Settings(redis_url=None, state_dir=tmp_path_factory.mktemp("api"))) as url:
-        yield url
-
-
-@pytest.fixture(scope="module")
 def api(registry: Registry, redis_url: str) -> Iterator[Api]:
     api = Api(Near(ActiveModels(registry)), redis_url, "test-api")
     yield api

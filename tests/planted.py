@@ -1,10 +1,11 @@
-"""A registry with a small fitted model of every kind, for all that serves."""
+"""Data with a structure to find, and a registry of models fitted on it, for all that serves."""
+
+from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pytest
 import torch
 
 from recsys.bundle import seal
@@ -42,8 +43,7 @@ class Planted:
         return np.bincount(self.histories.items, minlength=len(self.catalogue))
 
 
-@pytest.fixture(scope="session")
-def planted() -> Planted:
+def plant() -> Planted:
     random = np.random.default_rng(0)
     weights = 1 / np.arange(3, PER_GENRE + 2)
     weights /= weights.sum()
@@ -63,16 +63,15 @@ def planted() -> Planted:
     return Planted(Histories.of(histories), catalogue)
 
 
-@pytest.fixture(scope="session")
-def registry(planted: Planted, tmp_path_factory: pytest.TempPathFactory) -> Registry:
+def fill(registry: Registry, planted: Planted) -> Registry:
     """Every kind of model, fitted on the planted data, active under its kind's name."""
-    registry = Registry(tmp_path_factory.mktemp("models"))
     for kind in KINDS:
         add_fitted(registry, kind, planted)
     return registry
 
 
-def add_fitted(registry: Registry, kind: str, planted: Planted) -> None:
+def add_fitted(registry: Registry, kind: str, planted: Planted) -> str:
+    """Fit, add and activate one more version, and return it."""
     model = _fit(kind, planted.histories, len(planted.catalogue))
     version = registry.add(
         kind,
@@ -88,6 +87,7 @@ def add_fitted(registry: Registry, kind: str, planted: Planted) -> None:
         ),
     )
     registry.activate(kind, version)
+    return version
 
 
 def _fit(kind: str, histories: Histories, n_items: int) -> Model:
