@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from infra.errors import RecsysError
-from recsys.data.dataset import Dataset
+from recsys.data.dataset import EVENTS_SCHEMA, Dataset, write_dataset
 from recsys.data.histories import Histories
 from recsys.data.split import Split, leave_one_out, split_dataset, temporal
 
@@ -55,6 +56,7 @@ def assert_laws(split: Split, histories: Histories) -> None:
             assert asked == histories[user].tolist()[: len(asked)], "the future follows the past"
 
 
+@settings(deadline=None)
 @given(timed_histories())
 def test_leave_one_out_holds_every_event_in_exactly_one_part(
     timed: tuple[Histories, NDArray[np.int64]],
@@ -64,8 +66,11 @@ def test_leave_one_out_holds_every_event_in_exactly_one_part(
     assert_laws(split, histories)
     everything = of_users(np.arange(len(histories)), histories)
     assert set.union(*parts_of(split)) == everything
+    asked = np.flatnonzero(histories.lengths >= 3).tolist()
+    assert split.validation.users.tolist() == split.test.users.tolist() == asked
 
 
+@settings(deadline=None)
 @given(timed_histories(), st.floats(0.05, 0.4), st.floats(0.05, 0.4))
 def test_a_temporal_split_learns_nothing_that_is_newer_than_what_it_asks(
     timed: tuple[Histories, NDArray[np.int64]], validation_share: float, test_share: float
@@ -119,3 +124,33 @@ def test_a_data_set_is_split_by_the_name_of_the_protocol(ring: Path) -> None:
     assert split_dataset(dataset, "temporal").protocol == "temporal"
     with pytest.raises(RecsysError, match="the splits are leave_one_out, temporal"):
         split_dataset(dataset, "random")
+
+
+def untimed(folder: Path, users: list[str]) -> Dataset:
+    """One event after another, of these users, of which only the order is known."""
+    n = len(users)
+    events = pa.table(
+        {
+            "user_id": users,
+            "item_id": [f"i{i}" for i in range(n)],
+            "timestamp": pa.nulls(n, EVENTS_SCHEMA.field("timestamp").type),
+            "event": ["view"] * n,
+            "value": pa.nulls(n, pa.float32()),
+        },
+        schema=EVENTS_SCHEMA,
+    )
+    write_dataset(folder, [events], None, "a test")
+    return Dataset.load(folder)
+
+
+def test_a_data_set_without_timestamps_is_not_split_by_time(tmp_path: Path) -> None:
+    dataset = untimed(tmp_path / "it", ["u", "u", "u"])
+    assert split_dataset(dataset, "leave_one_out").test.users.tolist() == [0]
+    with pytest.raises(RecsysError, match="no timestamps, only an order: use the split leave_one"):
+        split_dataset(dataset, "temporal")
+
+
+def test_a_data_set_of_too_short_histories_is_not_split(tmp_path: Path) -> None:
+    dataset = untimed(tmp_path / "it", ["u", "v", "u", "v", "w"])
+    with pytest.raises(RecsysError, match="no user with three events or more"):
+        split_dataset(dataset, "leave_one_out")

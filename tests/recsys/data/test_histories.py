@@ -1,0 +1,102 @@
+"""Ragged arrays that do what lists of lists do: laws against plain Python."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recsys.data.histories import PADDING, Histories
+
+N_ITEMS = 6
+
+lists_of_items = st.lists(st.lists(st.integers(0, N_ITEMS - 1), max_size=7), max_size=6)
+cuts = st.integers(0, 9)
+
+
+def plain(histories: Histories) -> list[list[int]]:
+    return [histories[row].tolist() for row in range(len(histories))]
+
+
+@settings(deadline=None)
+@given(lists_of_items)
+def test_it_holds_what_it_was_made_of(rows: list[list[int]]) -> None:
+    histories = Histories.of(rows)
+    assert len(histories) == len(rows)
+    assert plain(histories) == rows
+    assert histories.lengths.tolist() == [len(row) for row in rows]
+    assert histories.rows().tolist() == [b for b, row in enumerate(rows) for _ in row]
+
+
+@settings(deadline=None)
+@given(lists_of_items, st.data())
+def test_take_gives_the_rows_in_the_order_asked_for_and_as_often(
+    rows: list[list[int]], data: st.DataObject
+) -> None:
+    asked = data.draw(st.lists(st.integers(0, len(rows) - 1), max_size=8) if rows else st.just([]))
+    taken = Histories.of(rows).take(np.array(asked, np.int64))
+    assert plain(taken) == [rows[b] for b in asked]
+
+
+@settings(deadline=None)
+@given(lists_of_items, st.data())
+def test_slice_gives_the_rows_from_start_to_before_stop(
+    rows: list[list[int]], data: st.DataObject
+) -> None:
+    start = data.draw(st.integers(0, len(rows)))
+    stop = data.draw(st.integers(start, len(rows)))
+    assert plain(Histories.of(rows).slice(start, stop)) == rows[start:stop]
+
+
+@settings(deadline=None)
+@given(lists_of_items, cuts)
+def test_last_keeps_the_newest_and_without_last_the_rest(rows: list[list[int]], n: int) -> None:
+    histories = Histories.of(rows)
+    assert plain(histories.last(n)) == [row[max(len(row) - n, 0) :] for row in rows]
+    assert plain(histories.without_last(n)) == [row[: max(len(row) - n, 0)] for row in rows]
+
+
+@settings(deadline=None)
+@given(lists_of_items, cuts)
+def test_padded_puts_the_newest_at_the_right(rows: list[list[int]], length: int) -> None:
+    table = Histories.of(rows).padded(length)
+    assert table.shape == (len(rows), length)
+    for padded, row in zip(table.tolist(), rows, strict=True):
+        newest = row[max(len(row) - length, 0) :]
+        assert padded == [PADDING] * (length - len(newest)) + newest
+
+
+@settings(deadline=None)
+@given(lists_of_items)
+def test_counts_say_how_often_each_item_stands_in_each_history(rows: list[list[int]]) -> None:
+    counts = Histories.of(rows).counts(N_ITEMS)
+    assert counts.dtype == np.float32
+    assert counts.shape == (len(rows), N_ITEMS)
+    assert counts.toarray().tolist() == [
+        [row.count(item) for item in range(N_ITEMS)] for row in rows
+    ]
+
+
+@settings(deadline=None)
+@given(lists_of_items, cuts)
+def test_no_operation_changes_the_histories_that_it_is_asked_of(
+    rows: list[list[int]], n: int
+) -> None:
+    histories = Histories.of(rows)
+    histories.last(n)
+    histories.without_last(n)
+    histories.padded(n)
+    histories.counts(N_ITEMS)
+    assert plain(histories) == rows
+
+
+@pytest.mark.parametrize("offsets", [[], [1, 2], [[0, 2]]])
+def test_offsets_are_a_vector_that_starts_with_0(offsets: list[int]) -> None:
+    with pytest.raises(ValueError, match="starts with 0"):
+        Histories(np.array(offsets, np.int64), np.array([4, 5]))
+
+
+def test_offsets_end_where_the_items_do() -> None:
+    with pytest.raises(ValueError, match="offsets end at 3 but there are 2 items"):
+        Histories(np.array([0, 3]), np.array([4, 5]))
