@@ -10,12 +10,14 @@ import pyarrow as pa
 
 from infra.errors import RecsysError
 from infra.storage import atomic_folder
-from recsys.data.dataset import DatasetInfo, DatasetWriter
+from recsys.data.dataset import INFO, DatasetInfo, DatasetWriter
 from recsys.data.readers.blocks import Member, Meter, members
+from recsys.data.readers.catalogue import read_catalogue
 from recsys.data.readers.movielens import MovieLens, layout_of
 from recsys.data.readers.rows import BadRow, BadRows, BadSource, OnBadRow, Progress
 from recsys.data.readers.sequences import Sequences, sequence_file_of
-from recsys.data.readers.tabular import SUFFIXES, Columns, Tabular, read_catalogue
+from recsys.data.readers.tables import SUFFIXES
+from recsys.data.readers.tabular import Columns, Tabular
 
 __all__ = ["BadRow", "BadSource", "Columns", "Reader", "detect", "import_dataset"]
 
@@ -36,10 +38,15 @@ class Reader(Protocol):
 
 
 def detect(source: Path, columns: Columns | None = None) -> Reader:
-    """The reader for what lies at `source`; raises BadSource saying what was looked for."""
+    """The reader for what lies at `source`; raises BadSource saying what was looked for.
+
+    columns: makes it a table; without, or with the default names, the layout is recognised.
+    """
     files = members(source)
+    if INFO in files:
+        raise BadSource(f"{source} is a Dataset already: there is nothing to import")
     layout = layout_of(files)
-    if layout is not None and columns is None:
+    if layout is not None and columns in (None, Columns()):
         return MovieLens(files, layout)
     tables = [member for name, member in files.items() if name.lower().endswith(SUFFIXES)]
     if len(tables) == 1:
@@ -50,7 +57,7 @@ def detect(source: Path, columns: Columns | None = None) -> Reader:
     raise BadSource(
         f"{source} is in no layout that is known. Looked for MovieLens (u.data, ratings.csv or "
         "ratings.dat), one file of sequences (lines of `user item` or `user item item …`, .txt), "
-        f"and one table ({', '.join(SUFFIXES)}); there is {', '.join(files) or 'nothing'}"
+        f"and one table ({', '.join(SUFFIXES)}); there is {', '.join(sorted(files)) or 'nothing'}"
     )
 
 
@@ -78,7 +85,8 @@ def import_dataset(
             for table in reader.events(bad, meter):
                 writer.write(table)
             if writer.n_events == 0:
-                raise BadSource(f"{source} holds no event")
+                left_out = f": all {bad.count} rows were malformed" if bad.count else ""
+                raise BadSource(f"{source} holds no event{left_out}")
             items = reader.catalogue(bad)
             if catalogue is not None:
                 items = read_catalogue(_one_table(catalogue), bad)

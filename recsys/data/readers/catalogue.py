@@ -3,35 +3,61 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from recsys.data.dataset import ITEMS_SCHEMA
-from recsys.data.readers.rows import BadSource
+from recsys.data.readers.blocks import Member, Meter
+from recsys.data.readers.rows import BadRows, BadSource, RowChecks, Rows
+from recsys.data.readers.tables import tables
 
 YEAR = r"\((?P<year>\d{4})\)\s*$"
 
+TAG_SEPARATOR = "|"
+"""What parts the tags of an item in CSV and TSV."""
 
-def films(item_ids: pa.Array, titles: pa.Array, genres: pa.Array) -> pa.Table:
-    """Films with a year in their titles and genres list<string>: the genres are the tags, the
-    year an attribute, and the text says both for the encoders to read."""
-    years = pc.struct_field(pc.extract_regex(titles, YEAR), "year")
-    attributes = pc.binary_join_element_wise('{"year": ', years, "}", "")
-    spoken = pc.binary_join(genres, ", ")
-    text = pc.binary_join_element_wise(titles, spoken, ". ")
-    return pa.table(
-        {
-            "item_id": item_ids,
-            "title": titles,
-            "text": text,
-            "image": pa.nulls(len(titles), pa.string()),
-            "tags": genres,
-            "attributes": attributes,
-            "available": pa.repeat(True, len(titles)),
+TRUE, FALSE = ("true", "1", "yes"), ("false", "0", "no")
+
+
+def read_catalogue(member: Member, bad: BadRows) -> pa.Table:
+    """A table of items: item_id, and what there is of title, text, image, tags (a list, or text
+    parted by TAG_SEPARATOR), attributes (a JSON object) and available.
+
+    Raises BadSource if it has no item_id or one of them twice.
+    """
+    parts, lines = [], []
+    for rows in tables(member, ITEMS_SCHEMA.names, bad, Meter(None, member.size), multiline=True):
+        if "item_id" not in rows.columns:
+            raise BadSource(
+                f"{member} has no column 'item_id'; its columns are {', '.join(rows.columns)}"
+            )
+        checks = RowChecks(rows, bad)
+        columns: dict[str, pa.Array] = {
+            "item_id": checks.text("item_id"),
+            "line": pa.array(rows.lines),
         }
-    ).cast(ITEMS_SCHEMA)
+        for name in ("title", "text", "image"):
+            if name in rows.columns:
+                columns[name] = _texts(rows, name)
+        if "tags" in rows.columns:
+            columns["tags"] = _tags(rows)
+        if "attributes" in rows.columns:
+            columns["attributes"] = _attributes(rows, checks)
+        if "available" in rows.columns:
+            columns["available"] = _available(rows, checks)
+        kept = checks.keep(columns)
+        lines += kept["line"].to_pylist()
+        parts.append(kept.drop_columns("line"))
+    if not parts:
+        raise BadSource(f"{member} holds no item")
+    whole = pa.concat_tables(parts).combine_chunks()
+    return catalogue(
+        {name: whole[name].combine_chunks() for name in whole.column_names}, str(member), lines
+    )
 
 
 def catalogue(columns: dict[str, pa.Array], source: str, lines: Sequence[int]) -> pa.Table:
@@ -41,19 +67,93 @@ def catalogue(columns: dict[str, pa.Array], source: str, lines: Sequence[int]) -
     """
     item_ids = columns["item_id"]
     n = len(item_ids)
-    distinct, first = np.unique(np.asarray(item_ids.to_pylist(), object), return_index=True)
-    if len(distinct) < n:
-        again = int(np.setdiff1d(np.arange(n), first)[0])
+    first = pc.index_in(item_ids, value_set=item_ids).to_numpy()
+    again = np.flatnonzero(first != np.arange(n))
+    if len(again):
+        row = int(again[0])
         raise BadSource(
-            f"{source}, line {lines[again]}, item_id: {item_ids[again].as_py()!r} stands twice; "
+            f"{source}, line {lines[row]}, item_id: {item_ids[row].as_py()!r} stands twice; "
             "keep one row an item"
         )
     titles = columns.get("title", pa.nulls(n, pa.string()))
     available = columns.get("available", pa.nulls(n, pa.bool_()))
-    whole = {
+    all_columns = {
         name: columns.get(name, pa.nulls(n, ITEMS_SCHEMA.field(name).type))
         for name in ITEMS_SCHEMA.names
     }
-    whole["title"] = pc.coalesce(titles, item_ids)
-    whole["available"] = pc.fill_null(available, True)
-    return pa.table(whole).cast(ITEMS_SCHEMA)
+    all_columns["title"] = pc.coalesce(titles, item_ids)
+    all_columns["available"] = pc.fill_null(available, True)
+    return pa.table(all_columns).cast(ITEMS_SCHEMA)
+
+
+def films(
+    item_ids: pa.Array, titles: pa.Array, genres: pa.Array, source: str, lines: Sequence[int]
+) -> pa.Table:
+    """Films with a year in their titles and genres list<string>: the genres are the tags, the
+    year an attribute, and the text says both for the encoders to read."""
+    years = pc.struct_field(pc.extract_regex(titles, YEAR), "year")
+    attributes = pc.binary_join_element_wise('{"year": ', years, "}", "")
+    spoken = pc.binary_join(genres, ", ")
+    text = pc.binary_join_element_wise(titles, spoken, ". ")
+    columns = {
+        "item_id": item_ids,
+        "title": titles,
+        "text": pc.if_else(pc.equal(spoken, ""), titles, text),
+        "tags": genres,
+        "attributes": attributes,
+    }
+    return catalogue(columns, source, lines)
+
+
+def split_list(column: pa.Array, separator: str) -> pa.Array:
+    """Each text split into a list; an empty or null text gives an empty list."""
+    filled = pc.fill_null(column, "")
+    parts = pc.split_pattern(filled, separator)
+    return pc.if_else(pc.equal(filled, ""), pa.scalar([], pa.list_(pa.string())), parts)
+
+
+def _texts(rows: Rows, name: str) -> pa.Array:
+    """A column as text; what is empty is null."""
+    column = rows.table[name].combine_chunks()
+    if pa.types.is_nested(column.type):
+        raise BadSource(f"{rows.source}: the column {name!r} holds {column.type}, not text")
+    values = column.cast(pa.string())
+    return pc.if_else(pc.equal(values, ""), None, values)
+
+
+def _tags(rows: Rows) -> pa.Array:
+    tags = rows.table["tags"].combine_chunks()
+    if pa.types.is_list(tags.type) or pa.types.is_large_list(tags.type):
+        if pa.types.is_nested(tags.type.value_type):
+            raise BadSource(
+                f"{rows.source}: the column 'tags' holds {tags.type}, not lists of text"
+            )
+        return tags.cast(pa.list_(pa.string()))
+    return split_list(tags.cast(pa.string()), TAG_SEPARATOR)
+
+
+def _attributes(rows: Rows, checks: RowChecks) -> pa.Array:
+    """JSON objects as text, whether they came as text or as objects."""
+    values = [_as_object(value) for value in rows.table["attributes"].to_pylist()]
+    wrong = [isinstance(value, ValueError) for value in values]
+    checks.refuse("attributes", pa.array(wrong, pa.bool_()), "it is not a JSON object")
+    texts = [orjson.dumps(value).decode() if isinstance(value, dict) else None for value in values]
+    return pa.array(texts, pa.string())
+
+
+def _as_object(value: Any) -> dict[str, Any] | ValueError | None:
+    if value is None or value == "":
+        return None
+    try:
+        found = orjson.loads(value) if isinstance(value, str) else value
+    except orjson.JSONDecodeError as error:
+        return error
+    return found if isinstance(found, dict) else ValueError("not an object")
+
+
+def _available(rows: Rows, checks: RowChecks) -> pa.Array:
+    words = pc.utf8_lower(_texts(rows, "available"))
+    yes, no = (pc.is_in(words, value_set=pa.array(known)) for known in (TRUE, FALSE))
+    wrong = pc.and_(pc.is_valid(words), pc.invert(pc.or_(yes, no)))
+    checks.refuse("available", wrong, "it is neither true nor false")
+    return pc.if_else(pc.or_(yes, no), yes, None)

@@ -12,9 +12,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recsys.data.readers.blocks import Member, Meter, blocks, parse, split_list
-from recsys.data.readers.catalogue import films
-from recsys.data.readers.rows import BadRows, RowChecks, events
+from recsys.data.readers.blocks import Member, Meter, blocks, whole
+from recsys.data.readers.catalogue import films, split_list
+from recsys.data.readers.delimited import Format, is_utf8, parse
+from recsys.data.readers.rows import BadRows, BadSource, RowChecks, events
 
 RATINGS = ("user_id", "item_id", "value", "timestamp")
 
@@ -49,20 +50,33 @@ class Layout:
     ratings: str
     movies: str
     delimiter: str
-    header: bool
-    encoding: str
+    """Of the ratings, and of the movies but in 100K."""
+    header: tuple[bytes, bytes] | None = None
+    """The first lines of the ratings and of the movies, if they say what follows."""
 
 
 LAYOUTS = (
-    Layout("u.data", "u.item", "\t", header=False, encoding="latin1"),
-    Layout("ratings.csv", "movies.csv", ",", header=True, encoding="utf-8"),
-    Layout("ratings.dat", "movies.dat", "::", header=False, encoding="latin1"),
+    Layout("u.data", "u.item", "\t"),
+    Layout(
+        "ratings.csv",
+        "movies.csv",
+        ",",
+        header=(b"userId,movieId,rating,timestamp", b"movieId,title,genres"),
+    ),
+    Layout("ratings.dat", "movies.dat", "::"),
 )
 
 
 def layout_of(files: Mapping[str, Member]) -> Layout | None:
     """The layout whose ratings are among these files."""
-    return next((layout for layout in LAYOUTS if layout.ratings in files), None)
+    return next((layout for layout in LAYOUTS if _is_in(layout, files)), None)
+
+
+def _is_in(layout: Layout, files: Mapping[str, Member]) -> bool:
+    member = files.get(layout.ratings)
+    return member is not None and (
+        layout.header is None or _first_line(member.head()) == layout.header[0]
+    )
 
 
 class MovieLens:
@@ -76,24 +90,24 @@ class MovieLens:
 
     def events(self, bad: BadRows, meter: Meter) -> Iterator[pa.Table]:
         """Every rating, as an event of kind `rating`."""
-        header = self._layout.header
+        form = Format(RATINGS, "," if self._layout.delimiter == "," else "\t", quoted=False)
+        header = self._layout.header is not None
         for line, block in blocks(self._ratings, meter):
             if header:
                 _, _, block = block.partition(b"\n")
                 line, header = line + 1, False
             if self._layout.delimiter == "::":
                 block = block.replace(b"::", b"\t")
-            delimiter = "," if self._layout.delimiter == "," else "\t"
-            table, lines = parse(
-                block, line, source=str(self._ratings), names=RATINGS, delimiter=delimiter, bad=bad
-            )
-            checks = RowChecks(table, str(self._ratings), lines, bad)
+            if not block:
+                continue
+            rows = parse(block, line, str(self._ratings), form, bad)
+            checks = RowChecks(rows, bad)
             columns = events(
                 checks.text("user_id"),
                 checks.text("item_id"),
                 checks.moment("timestamp"),
                 checks.number("value"),
-                pa.repeat("rating", len(table)),
+                pa.repeat("rating", len(rows.table)),
             )
             yield checks.keep(columns)
 
@@ -105,34 +119,40 @@ class MovieLens:
 
 
 def read_films(movies: Member, layout: Layout, bad: BadRows) -> pa.Table:
-    """`movies.dat`, `movies.csv` or `u.item` as a catalogue."""
-    names = ["item_id", "title", "genres"]
+    """`movies.dat`, `movies.csv` or `u.item` as a catalogue; raises BadSource if a film stands
+    twice. The text is UTF-8, or else Latin-1 as that of the old editions."""
+    block, line = whole(movies), 1
+    if layout.header is not None:
+        if _first_line(block) != layout.header[1]:
+            raise BadSource(f"{movies}, line 1: it is not {layout.header[1].decode()}")
+        _, _, block = block.partition(b"\n")
+        line = 2
+    elif not is_utf8(block):
+        block = block.decode("latin1").encode()
+    names: tuple[str, ...] = ("item_id", "title", "genres")
     delimiter = "," if layout.delimiter == "," else "\t"
     if layout.movies == "u.item":
-        names, delimiter = ["item_id", "title", "date", "video_date", "url", *GENRES_100K], "|"
-    parts = []
-    header = layout.header
-    for line, block in blocks(movies):
-        if header:
-            _, _, block = block.partition(b"\n")
-            line, header = line + 1, False
-        if layout.encoding != "utf-8":
-            block = block.decode(layout.encoding).encode()
-        table, lines = parse(
-            block.replace(b"::", b"\t") if layout.delimiter == "::" else block,
-            line,
-            source=str(movies),
-            names=names,
-            delimiter=delimiter,
-            bad=bad,
-            quoted=layout.delimiter == ",",
-        )
-        checks = RowChecks(table, str(movies), lines, bad)
-        columns = {"item_id": checks.text("item_id"), "title": checks.text("title")}
-        columns["genres"] = _flags(table) if layout.movies == "u.item" else _split(table["genres"])
-        parts.append(checks.keep(columns))
-    whole = pa.concat_tables(parts).combine_chunks()
-    return films(*(whole[name].combine_chunks() for name in ("item_id", "title", "genres")))
+        names, delimiter = ("item_id", "title", "date", "video_date", "url", *GENRES_100K), "|"
+    if layout.delimiter == "::":
+        block = block.replace(b"::", b"\t")
+    form = Format(names, delimiter, quoted=delimiter == ",")
+    rows = parse(block, line, str(movies), form, bad)
+    checks = RowChecks(rows, bad)
+    flagged = layout.movies == "u.item"
+    kept = checks.keep(
+        {
+            "item_id": checks.text("item_id"),
+            "title": checks.text("title"),
+            "genres": _flags(rows.table) if flagged else _split(rows.table["genres"]),
+            "line": pa.array(rows.lines),
+        }
+    ).combine_chunks()
+    ids, titles, genres = (kept[name].combine_chunks() for name in ("item_id", "title", "genres"))
+    return films(ids, titles, genres, str(movies), kept["line"].to_pylist())
+
+
+def _first_line(text: bytes) -> bytes:
+    return text.partition(b"\n")[0].rstrip(b"\r")
 
 
 def _split(genres: pa.ChunkedArray) -> pa.Array:
@@ -141,7 +161,7 @@ def _split(genres: pa.ChunkedArray) -> pa.Array:
 
 
 def _flags(table: pa.Table) -> pa.Array:
-    """The genres that are flagged with 1, as list<string>."""
+    """The genres that are flagged with 1, as list<string>; `unknown` is none."""
     flags = np.stack([pc.equal(table[genre], "1").to_numpy() for genre in GENRES_100K[1:]], axis=1)
     offsets = np.concatenate([[0], np.cumsum(flags.sum(1))]).astype(np.int32)
     names = pa.array(GENRES_100K[1:]).take(pa.array(np.nonzero(flags)[1]))

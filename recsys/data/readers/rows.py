@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -20,9 +20,23 @@ Progress = Callable[[int, int | None], None]
 """Called with the bytes read and how many there are."""
 
 MILLISECONDS_FROM = 1e11
-"""A numeric timestamp below this is in seconds (until the year 5138), else in milliseconds."""
+"""A numeric timestamp below this is in seconds (until the year 5138), else in milliseconds
+(from March 1973)."""
+
+MOMENT = EVENTS_SCHEMA.field("timestamp").type
+
+YEAR_1, YEAR_10000 = -62_135_596_800_000, 253_402_300_800_000
+"""In milliseconds since 1970: no event was before the one or is after the other."""
+
+LARGEST_VALUE = float(np.finfo(np.float32).max)
 
 NUMBER = r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$"
+
+SURELY_A_TIME = (
+    r"^(1[7-9]|2[01])\d\d-(0[1-9]|1[0-2])-(0[1-9]|1\d|2[0-8])[T ]"
+    r"([01]\d|2[0-3]):[0-5]\d(:[0-5]\d(\.\d{1,9})?)?(Z|[+-]\d\d:?\d\d)$"
+)
+"""Most ISO 8601 times, but not all: what it lets go is looked at one by one."""
 
 
 class BadSource(RecsysError):
@@ -40,68 +54,123 @@ class BadRows:
     on_bad_row: OnBadRow = "reject"
     count: int = field(default=0, init=False)
 
-    def add(self, source: str, line: int, name: str, reason: str, count: int = 1) -> None:
-        """Raise BadRow for this row, or count it (and `count - 1` more of its kind)."""
+    def add(self, where: str, name: str, reason: str, count: int = 1) -> None:
+        """Raise BadRow for this row, or count it (and `count - 1` more of its kind).
+
+        where: the file and the line in it; name: the field."""
         if self.on_bad_row == "reject":
             raise BadRow(
-                f"{source}, line {line}, {name}: {reason}. Mend the row, or leave malformed rows "
+                f"{where}, {name}: {reason}. Mend the row, or leave malformed rows "
                 "out with --on-bad-row skip"
             )
         self.count += count
 
 
-class RowChecks:
-    """Finds the malformed rows of one table, column by column, and leaves them out."""
+@dataclass(frozen=True)
+class Rows:
+    """A part of a file, parsed: n rows that know where they came from."""
 
-    def __init__(self, table: pa.Table, source: str, lines: NDArray[np.int64], bad: BadRows):
-        """lines: Int64[n], the line in the source that each row came from."""
-        self._table, self._source, self._lines, self._bad = table, source, lines, bad
-        self._good = np.ones(len(table), bool)
+    table: pa.Table
+    """What was asked for of the columns there are."""
+    lines: NDArray[np.int64]
+    """Int64[n]: the line of each row in the file, or its number where there are no lines."""
+    source: str
+    """The file."""
+    columns: Sequence[str]
+    """The names of all columns of the file."""
+    unit: Literal["line", "row"] = "line"
+
+    def where(self, row: int) -> str:
+        """The file and the line of a row, for messages."""
+        return f"{self.source}, {self.unit} {self.lines[row]}"
+
+
+class RowChecks:
+    """Finds the malformed rows column by column, and leaves them out."""
+
+    def __init__(self, rows: Rows, bad: BadRows):
+        self._rows, self._bad = rows, bad
+        self._good = np.ones(len(rows.table), bool)
 
     def text(self, name: str) -> pa.Array:
         """The column as strings; empty and null ones are malformed."""
-        column = self._table[name].combine_chunks()
-        if not pa.types.is_string(column.type):
-            column = column.cast(pa.string())
+        column = self._cast(name, self._column(name), pa.string())
         empty = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(column), ""), True)
-        self._refuse(name, empty, column, "it is empty")
+        self.refuse(name, empty, "it is empty")
         return column
 
     def number(self, name: str) -> pa.Array:
-        """The column as finite float64; a null stays one."""
-        column = self._table[name].combine_chunks()
-        numbers = self._cast(name, column)
-        wrong = pc.fill_null(pc.invert(pc.is_finite(numbers)), False)
-        self._refuse(name, wrong, column, "it is not a finite number")
-        return numbers
+        """The column as finite numbers that a float32 holds; what is empty is null."""
+        numbers = self._numbers(name, self._column(name))
+        too_large = pc.greater(pc.abs(numbers), LARGEST_VALUE)
+        self.refuse(name, too_large, "it is too large for a 32-bit float")
+        return pc.if_else(too_large, None, numbers).cast(pa.float32())
 
     def moment(self, name: str) -> pa.Array:
-        """The column as milliseconds since 1970: numbers (see MILLISECONDS_FROM) or ISO 8601."""
-        column = self._table[name].combine_chunks()
-        if pa.types.is_timestamp(column.type):
-            return column.cast(pa.timestamp("ms"), safe=False).cast(EVENTS_SCHEMA.field(2).type)
-        if pa.types.is_string(column.type) and _looks_iso(column):
-            return self._iso(name, column)
-        numbers = self.number(name)
-        seconds = pc.less(pc.abs(numbers), MILLISECONDS_FROM)
-        milliseconds = pc.if_else(seconds, pc.multiply(numbers, 1000.0), numbers)
-        too_large = pc.fill_null(pc.greater(pc.abs(milliseconds), 2.0**52), False)
-        self._refuse(name, too_large, column, "it is no time that a calendar has")
-        whole = pc.round(pc.if_else(too_large, 0.0, milliseconds)).cast(pa.int64(), safe=False)
-        return whole.cast(EVENTS_SCHEMA.field(2).type)
+        """The column as times: numbers (see MILLISECONDS_FROM), ISO 8601 (in UTC where it does
+        not say) or times and days already. Empty ones are malformed."""
+        column = self._column(name)
+        if pa.types.is_temporal(column.type):
+            times = self._cast(name, column, pa.timestamp("ms"))
+        elif pa.types.is_string(column.type) and _looks_iso(column):
+            times = self._iso(name, column)
+        else:
+            numbers = self._numbers(name, column)
+            seconds = pc.less(pc.abs(numbers), MILLISECONDS_FROM)
+            milliseconds = pc.round(pc.if_else(seconds, pc.multiply(numbers, 1000.0), numbers))
+            outside = pc.or_(pc.less(milliseconds, YEAR_1), pc.greater(milliseconds, YEAR_10000))
+            self.refuse(
+                name,
+                outside,
+                "it is no time that a calendar has; times are seconds or milliseconds since 1970",
+            )
+            times = pc.if_else(outside, None, milliseconds).cast(pa.int64()).cast(MOMENT)
+        self.refuse(name, pc.is_null(times), "it is empty")
+        return times.cast(MOMENT)
+
+    def refuse(self, name: str, wrong: pa.Array, reason: str) -> None:
+        """Rows where `wrong` is true are malformed; where it is null they are not."""
+        mask = pc.fill_null(wrong, False).to_numpy(zero_copy_only=False).astype(bool) & self._good
+        if not mask.any():
+            return
+        first = int(np.argmax(mask))
+        value = self._rows.table[name][first].as_py()
+        shown = "" if value in (None, "") else f" ({str(value)[:60]!r})"
+        self._bad.add(self._rows.where(first), name, reason + shown, int(mask.sum()))
+        self._good &= ~mask
 
     def keep(self, columns: dict[str, pa.Array]) -> pa.Table:
         """The columns without the malformed rows."""
         table = pa.table(columns)
         return table if self._good.all() else table.filter(pa.array(self._good))
 
-    def _cast(self, name: str, column: pa.Array) -> pa.Array:
+    def _column(self, name: str) -> pa.Array:
+        column = self._rows.table[name].combine_chunks()
+        if pa.types.is_dictionary(column.type):
+            column = column.dictionary_decode()
+        return column
+
+    def _cast(self, name: str, column: pa.Array, to: pa.DataType) -> pa.Array:
         try:
-            return column.cast(pa.float64())
+            return column.cast(to, safe=False)
+        except pa.ArrowNotImplementedError:
+            raise BadSource(
+                f"{self._rows.source}: the column {name!r} holds {column.type}, which cannot be "
+                f"read as {to}"
+            ) from None
+
+    def _numbers(self, name: str, column: pa.Array) -> pa.Array:
+        """The column as finite float64; what is empty is null."""
+        try:
+            numbers = self._cast(name, column, pa.float64())
         except pa.ArrowInvalid:
-            number = pc.fill_null(pc.match_substring_regex(column, NUMBER), True)
-            self._refuse(name, pc.invert(number), column, "it is not a number")
-            return pc.if_else(number, column, None).cast(pa.float64())
+            is_number = pc.match_substring_regex(column, NUMBER)
+            wrong = pc.and_not(pc.not_equal(pc.utf8_trim_whitespace(column), ""), is_number)
+            self.refuse(name, wrong, "it is not a number")
+            trimmed = pc.utf8_trim_whitespace(pc.if_else(is_number, column, None))
+            return trimmed.cast(pa.float64())
+        self.refuse(name, pc.invert(pc.is_finite(numbers)), "it is not a finite number")
+        return pc.if_else(pc.is_finite(numbers), numbers, None)
 
     def _iso(self, name: str, column: pa.Array) -> pa.Array:
         """A time without an offset is in UTC, a day without a time its first moment."""
@@ -113,20 +182,15 @@ class RowChecks:
         try:
             times = utc.cast(exact)
         except pa.ArrowInvalid:
-            right = pa.array([_is_time(value) for value in utc.to_pylist()])
-            self._refuse(name, pc.invert(right), column, "it is no ISO 8601 time")
-            times = pc.if_else(right, utc, None).cast(exact)
-        return times.cast(EVENTS_SCHEMA.field(2).type, safe=False)
-
-    def _refuse(self, name: str, wrong: pa.Array, column: pa.Array, reason: str) -> None:
-        mask = wrong.to_numpy(zero_copy_only=False).astype(bool) & self._good
-        if not mask.any():
-            return
-        first = int(np.argmax(mask))
-        value = column[first].as_py()
-        shown = "" if value in (None, "") else f" ({str(value)[:60]!r})"
-        self._bad.add(self._source, int(self._lines[first]), name, reason + shown, int(mask.sum()))
-        self._good &= ~mask
+            sure = pc.fill_null(pc.match_substring_regex(utc, SURELY_A_TIME), True)
+            right = sure.to_numpy(zero_copy_only=False).astype(bool)
+            doubtful = np.flatnonzero(~right)
+            right[doubtful] = [_is_time(utc[i].as_py()) for i in doubtful]
+            empty = pc.equal(column, "")
+            wrong = pc.and_not(pa.array(~right), empty)
+            self.refuse(name, wrong, "it is no ISO 8601 time")
+            times = pc.if_else(pa.array(right), utc, None).cast(exact)
+        return times.cast(MOMENT, safe=False)
 
 
 def events(
@@ -141,13 +205,13 @@ def events(
     return {
         "user_id": user_ids,
         "item_id": item_ids,
-        "timestamp": pa.nulls(n, EVENTS_SCHEMA.field(2).type) if timestamps is None else timestamps,
+        "timestamp": pa.nulls(n, MOMENT) if timestamps is None else timestamps,
         "event": pa.repeat("view", n) if kinds is None else kinds,
-        "value": pa.nulls(n, pa.float32()) if values is None else values.cast(pa.float32()),
+        "value": pa.nulls(n, pa.float32()) if values is None else values,
     }
 
 
-def _is_time(text: str | None) -> bool:
+def _is_time(text: str) -> bool:
     """Whether Arrow reads the text as a time; asked only where it could not read them all."""
     try:
         pa.scalar(text).cast(pa.timestamp("ns", tz="UTC"))
@@ -157,5 +221,5 @@ def _is_time(text: str | None) -> bool:
 
 
 def _looks_iso(column: pa.Array) -> bool:
-    present = column.drop_null()
-    return len(present) > 0 and "-" in (present[0].as_py() or "")[1:]
+    first = next((value for value in column.slice(0, 100).to_pylist() if value), "")
+    return "-" in first[1:] and not first[0].isalpha()

@@ -1,0 +1,88 @@
+"""CSV, TSV, Parquet and JSON Lines as parts of a table."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from recsys.data.readers.blocks import Member, Meter, blocks, whole
+from recsys.data.readers.delimited import Format, decoded, is_utf8, parse
+from recsys.data.readers.json_lines import json_lines
+from recsys.data.readers.rows import BadRows, BadSource, Rows
+
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
+JSON_LINES = (".jsonl", ".ndjson")
+SUFFIXES = (*DELIMITERS, *JSON_LINES, ".parquet")
+
+ROWS = 1_000_000
+"""Rows of Parquet that are read together."""
+
+
+def tables(
+    member: Member,
+    wanted: Sequence[str],
+    bad: BadRows,
+    meter: Meter,
+    *,
+    multiline: bool = False,
+) -> Iterator[Rows]:
+    """The wanted columns of those there are, a part at a time.
+
+    multiline: whether fields of CSV and TSV may go over several lines; such a file is read whole.
+    """
+    suffix = "." + member.name.rpartition(".")[2].lower()
+    if suffix == ".parquet":
+        yield from _parquet(member, wanted, bad, meter)
+    elif suffix in JSON_LINES:
+        yield from json_lines(member, wanted, bad, meter)
+    else:
+        yield from _delimited(member, DELIMITERS[suffix], wanted, bad, meter, multiline)
+
+
+def _delimited(
+    member: Member,
+    delimiter: str,
+    wanted: Sequence[str],
+    bad: BadRows,
+    meter: Meter,
+    multiline: bool,
+) -> Iterator[Rows]:
+    form: Format | None = None
+    for line, block in [(1, whole(member))] if multiline else blocks(member, meter):
+        if form is None:
+            head, _, block = block.partition(b"\n")
+            form = Format(_header(head, delimiter, str(member)), delimiter, multiline=multiline)
+            line += 1
+        if block:
+            yield parse(block, line, str(member), form, bad, wanted)
+
+
+def _header(line: bytes, delimiter: str, source: str) -> list[str]:
+    if not is_utf8(line):
+        raise BadSource(f"{source}, line 1: the header is not UTF-8; save the file as UTF-8")
+    text = io.StringIO(line.decode().rstrip("\r"))
+    names = [name.strip() for name in next(csv.reader(text, delimiter=delimiter), [])]
+    if len(set(names)) < len(names) or not all(names):
+        raise BadSource(f"{source}, line 1: every column needs a name of its own, not {names}")
+    return names
+
+
+def _parquet(member: Member, wanted: Sequence[str], bad: BadRows, meter: Meter) -> Iterator[Rows]:
+    try:
+        with member.open() as file:
+            parquet = pq.ParquetFile(file if member.inside is None else io.BytesIO(file.read()))
+            names = parquet.schema_arrow.names
+            columns = [name for name in names if name in wanted]
+            done, of = 0, max(parquet.metadata.num_rows, 1)
+            for batch in parquet.iter_batches(batch_size=ROWS, columns=columns):
+                numbers = np.arange(done + 1, done + len(batch) + 1)
+                yield decoded(Rows(pa.table(batch), numbers, str(member), names, "row"), bad)
+                done += len(batch)
+                meter.add(member.size * done // of - meter.done)
+    except (pa.ArrowException, OSError) as error:
+        raise BadSource(f"{member} is no Parquet file, or not a whole one: {error}") from None
