@@ -103,6 +103,18 @@ def test_one_missing_timestamp_leaves_only_the_order_of_the_file(tmp_path: Path)
     assert histories_of(dataset) == {"u": ["a", "c", "b"], "v": ["b"]}
 
 
+@pytest.mark.parametrize("time", [None, 7])
+def test_many_events_of_no_or_one_time_stay_in_the_order_of_the_file(
+    tmp_path: Path, time: int | None
+) -> None:
+    # Sorting algorithms that are not stable still are, in effect, for a dozen events.
+    users = np.random.default_rng(0).integers(5, size=3_000).tolist()
+    events: list[Event] = [(f"u{user}", f"i{i}", time) for i, user in enumerate(users)]
+    write_dataset(tmp_path / "it", [table(events)], None, "a test")
+    for user, items in histories_of(Dataset.load(tmp_path / "it")).items():
+        assert items == [item for of_user, item, _ in events if of_user == user]
+
+
 def test_values_stand_beside_their_events_and_are_nan_where_there_is_none(tmp_path: Path) -> None:
     events: list[Event] = [("u", "a", 3), ("u", "b", 1), ("u", "c", 2)]
     write_dataset(tmp_path / "it", [table(events, [3.0, None, 2.0])], None, "a test")

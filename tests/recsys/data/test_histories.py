@@ -76,6 +76,7 @@ def test_counts_say_how_often_each_item_stands_in_each_history(rows: list[list[i
     assert counts.toarray().tolist() == [
         [row.count(item) for item in range(N_ITEMS)] for row in rows
     ]
+    assert counts.nnz == sum(len(set(row)) for row in rows), "an item is stored once a history"
 
 
 @settings(deadline=None)
