@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 NAME = "demo"
 KINDS = ("popularity", "ials", "sasrec")
-EPOCHS = {"sasrec": 30}
+EPOCHS = {"sasrec": 20}
 """So many passes show what a model can do; `recsys train` goes on until validation stops it."""
 
 
