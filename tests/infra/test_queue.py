@@ -1,0 +1,252 @@
+"""The queue on a real Redis: at least once to the workers, one reply to the caller."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from infra.queue import Publisher, Queue, QueueFull
+from infra.redis import AsyncRedis, connect, connect_async
+
+VISIBILITY_S = 0.2
+
+Story = Callable[["Desk"], Awaitable[None]]
+
+
+class Desk:
+    """One stream, and queues on it."""
+
+    def __init__(self, redis: AsyncRedis, namespace: str) -> None:
+        self.redis = redis
+        self.stream = f"{namespace}:requests"
+        self.queue = self.another()
+
+    def another(self) -> Queue:
+        """The queue as another worker's process has it."""
+        return Queue(
+            self.redis,
+            self.stream,
+            visibility_timeout_s=VISIBILITY_S,
+            max_deliveries=2,
+            max_backlog=5,
+            reply_ttl_s=30,
+        )
+
+
+@pytest.fixture
+def tell(redis_url: str, namespace: str) -> Callable[[Story], None]:
+    """Runs a story in an event loop with a Desk of its own."""
+
+    @asynccontextmanager
+    async def desk() -> AsyncIterator[Desk]:
+        redis = connect_async(redis_url)
+        try:
+            yield Desk(redis, namespace)
+        finally:
+            await redis.aclose()
+
+    def run(story: Story) -> None:
+        async def main() -> None:
+            async with desk() as given:
+                await story(given)
+
+        asyncio.run(main())
+
+    return run
+
+
+def test_a_message_is_read_answered_once_and_gone(tell: Callable[[Story], None]) -> None:
+    async def story(desk: Desk) -> None:
+        key = desk.queue.new_reply_key()
+        id_ = await desk.queue.publish(b"question", reply_to=key)
+        (message,) = await desk.queue.read("w1", 10, 100)
+        assert (message.id, message.body, message.deliveries) == (id_, b"question", 1)
+        assert await desk.queue.finish([(message, b"answer")]) == 1
+        assert await desk.queue.finish([(message, b"again")]) == 0
+        assert await desk.queue.wait_reply(key, 1) == b"answer"
+        assert await desk.redis.exists(key, desk.stream) == 1, "only the empty stream is left"
+        assert await desk.redis.xlen(desk.stream) == 0
+
+    tell(story)
+
+
+def test_what_was_published_before_the_first_worker_came_is_read(
+    tell: Callable[[Story], None],
+) -> None:
+    async def story(desk: Desk) -> None:
+        await desk.queue.publish(b"early")
+        assert [m.body for m in await desk.another().read("w1", 10, 100)] == [b"early"]
+
+    tell(story)
+
+
+def test_the_messages_of_a_silent_worker_go_to_another_and_the_first_to_finish_replies(
+    tell: Callable[[Story], None],
+) -> None:
+    async def story(desk: Desk) -> None:
+        key = desk.queue.new_reply_key()
+        await desk.queue.publish(b"question", reply_to=key)
+        (held,) = await desk.queue.read("silent", 10, 100)
+        await asyncio.sleep(2 * VISIBILITY_S)
+        (claimed,) = await desk.another().read("other", 10, 100)
+        assert (claimed.id, claimed.deliveries) == (held.id, 2)
+        assert await desk.queue.finish([(held, b"late but first")]) == 1
+        assert await desk.queue.finish([(claimed, b"second")]) == 0
+        assert await desk.redis.lrange(key, 0, -1) == [b"late but first"]
+
+    tell(story)
+
+
+def test_a_renewed_message_stays_its_workers(tell: Callable[[Story], None]) -> None:
+    async def story(desk: Desk) -> None:
+        await desk.queue.publish(b"long work")
+        held = await desk.queue.read("busy", 10, 100)
+        for _ in range(6):
+            await asyncio.sleep(VISIBILITY_S / 3)
+            assert await desk.queue.renew("busy", held) == 1
+        assert await desk.another().read("other", 10, 1) == []
+
+    tell(story)
+
+
+def test_an_expired_message_is_dropped_and_counted(tell: Callable[[Story], None]) -> None:
+    async def story(desk: Desk) -> None:
+        await desk.queue.publish(b"too late", deadline_ms=int(time.time() * 1000) - 1)
+        await desk.queue.publish(b"in time", deadline_ms=int(time.time() * 1000) + 60_000)
+        assert [m.body for m in await desk.queue.read("w1", 10, 100)] == [b"in time"]
+        assert desk.queue.expired == 1
+
+    tell(story)
+
+
+def test_past_the_backlog_publishing_is_refused_until_there_is_room(
+    tell: Callable[[Story], None],
+) -> None:
+    async def story(desk: Desk) -> None:
+        for i in range(5):
+            await desk.queue.publish(b"%d" % i)
+        with pytest.raises(QueueFull, match="try again in") as refused:
+            await desk.queue.publish(b"one too many")
+        assert refused.value.retry_after_s > 0
+        (first,) = await desk.queue.read("w1", 1, 100)
+        await desk.queue.finish([(first, None)])
+        await desk.queue.publish(b"now")
+
+    tell(story)
+
+
+def test_the_backlog_tells_what_waits_from_what_is_in_hand(tell: Callable[[Story], None]) -> None:
+    async def story(desk: Desk) -> None:
+        for i in range(3):
+            await desk.queue.publish(b"%d" % i)
+        await desk.queue.read("w1", 2, 100)
+        backlog = await desk.queue.backlog()
+        assert (backlog.lag, backlog.pending) == (1, 2)
+
+    tell(story)
+
+
+def test_what_no_worker_can_answer_goes_to_the_dead_letters_and_can_be_retried(
+    tell: Callable[[Story], None],
+) -> None:
+    async def story(desk: Desk) -> None:
+        key = desk.queue.new_reply_key()
+        id_ = await desk.queue.publish(b"poison", reply_to=key)
+        for worker in ("w1", "w2"):
+            assert len(await desk.another().read(worker, 10, 100)) == 1
+            await asyncio.sleep(2 * VISIBILITY_S)
+        assert await desk.another().read("w3", 10, 1) == []
+        (letter,) = await desk.queue.dead()
+        assert (letter.message_id, letter.fields["body"]) == (id_, b"poison")
+        assert "2 workers gave up" in letter.reason
+        reply = json.loads(await desk.queue.wait_reply(key, 1) or b"{}")
+        assert reply["status"] == 500
+        assert await desk.queue.retry([letter.id]) == 1
+        assert [m.body for m in await desk.another().read("w4", 10, 100)] == [b"poison"]
+        assert await desk.queue.dead() == []
+
+    tell(story)
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"question": "where?"}, "no field body"),
+        ({"body": "x", "deadline_ms": "soon"}, "deadline_ms is not a whole number"),
+        ({"body": "x", "reply_to": "somebody:elses:key"}, "reply_to does not start with"),
+        ({b"\xff": b"\xff", "id": "7"}, "no field body"),
+    ],
+)
+def test_an_entry_that_is_no_message_goes_to_the_dead_letters(
+    tell: Callable[[Story], None], fields: dict[Any, Any], reason: str
+) -> None:
+    async def story(desk: Desk) -> None:
+        await desk.redis.xadd(desk.stream, fields)
+        await desk.queue.publish(b"good")
+        assert [m.body for m in await desk.queue.read("w1", 10, 100)] == [b"good"]
+        (letter,) = await desk.queue.dead()
+        assert reason in letter.reason
+        assert await desk.redis.exists("somebody:elses:key") == 0
+        assert await desk.queue.drop([letter.id]) == 1
+        assert await desk.queue.dead() == []
+
+    tell(story)
+
+
+def test_the_caller_of_a_malformed_message_is_told(tell: Callable[[Story], None]) -> None:
+    async def story(desk: Desk) -> None:
+        key = desk.queue.new_reply_key()
+        await desk.redis.xadd(desk.stream, {"reply_to": key})
+        await desk.queue.read("w1", 10, 1)
+        reply = json.loads(await desk.queue.wait_reply(key, 1) or b"{}")
+        assert (reply["status"], reply["title"]) == (400, "Malformed message")
+
+    tell(story)
+
+
+def test_a_reader_goes_on_after_the_database_was_emptied(tell: Callable[[Story], None]) -> None:
+    async def story(desk: Desk) -> None:
+        await desk.queue.publish(b"before")
+        await desk.queue.read("w1", 10, 100)
+        await desk.redis.delete(desk.stream)
+        assert await desk.queue.read("w1", 10, 1) == []
+        await desk.queue.publish(b"after")
+        assert [m.body for m in await desk.queue.read("w1", 10, 100)] == [b"after"]
+
+    tell(story)
+
+
+def test_the_blocking_publisher_asks_as_the_asynchronous_one_does(
+    redis_url: str, namespace: str, tell: Callable[[Story], None]
+) -> None:
+    redis = connect(redis_url)
+    publisher = Publisher(redis, f"{namespace}:requests", max_backlog=1)
+    key = publisher.new_reply_key()
+    publisher.publish(b"question", reply_to=key)
+    with pytest.raises(QueueFull):
+        publisher.publish(b"another")
+    assert publisher.wait_reply(key, 0.05) is None
+
+    async def story(desk: Desk) -> None:
+        (message,) = await desk.queue.read("w1", 10, 100)
+        await desk.queue.finish([(message, b"answer")])
+
+    tell(story)
+    assert publisher.wait_reply(key, 1) == b"answer"
+    redis.close()
+
+
+def test_a_reply_key_of_another_namespace_is_refused_before_it_is_sent(
+    redis_url: str, namespace: str
+) -> None:
+    redis = connect(redis_url)
+    publisher = Publisher(redis, f"{namespace}:requests", max_backlog=10)
+    with pytest.raises(ValueError, match="reply_to must start with"):
+        publisher.publish(b"x", reply_to="other:reply:1")
+    redis.close()

@@ -1,0 +1,36 @@
+"""Settings come from the environment, and a wrong one is named."""
+
+from __future__ import annotations
+
+import pytest
+
+from infra.settings import InvalidSettings, load_settings
+
+
+def test_the_environment_sets_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RECSYS_HTTP_PORT", "8123")
+    assert load_settings().http_port == 8123
+
+
+def test_an_option_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RECSYS_HTTP_PORT", "8123")
+    assert load_settings(http_port=9000).http_port == 9000
+    assert load_settings(http_port=None).http_port == 8123
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("RECSYS_HTTP_PORT", "http"),
+        ("RECSYS_HTTP_PORT", "70000"),
+        ("RECSYS_REDIS_URL", "http://somewhere"),
+        ("RECSYS_NAMESPACE", "with blanks"),
+        ("RECSYS_VISIBILITY_TIMEOUT_S", "0"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_the_variables_name(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(InvalidSettings, match=variable):
+        load_settings()

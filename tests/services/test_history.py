@@ -1,0 +1,109 @@
+"""Histories in a real Redis: in order, once, capped, and gone in time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from infra.redis import AsyncRedis, connect_async
+from services.history import HistoryStore
+from services.schemas import Event
+
+NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
+
+Story = Callable[[AsyncRedis, HistoryStore], Awaitable[None]]
+
+
+def event(item_id: str, minute: int, user_id: str = "ann") -> Event:
+    return Event(user_id=user_id, item_id=item_id, timestamp=NOON + timedelta(minutes=minute))
+
+
+@pytest.fixture
+def tell(redis_url: str, namespace: str) -> Callable[[Story], None]:
+    """Runs a story with a store of at most 5 items a user."""
+
+    def run(story: Story) -> None:
+        async def main() -> None:
+            redis = connect_async(redis_url)
+            try:
+                await story(redis, HistoryStore(redis, namespace, max_items=5, ttl_s=100))
+            finally:
+                await redis.aclose()
+
+        asyncio.run(main())
+
+    return run
+
+
+def test_what_was_told_is_read_at_once_oldest_first(tell: Callable[[Story], None]) -> None:
+    async def story(_redis: AsyncRedis, store: HistoryStore) -> None:
+        assert await store.append([event("tea", 1), event("jam", 2), event("rye", 1, "bob")]) == 3
+        assert await store.read(["bob", "ann", "nobody"]) == [["rye"], ["tea", "jam"], []]
+
+    tell(story)
+
+
+def test_a_late_event_sorts_in_where_it_belongs(tell: Callable[[Story], None]) -> None:
+    async def story(_redis: AsyncRedis, store: HistoryStore) -> None:
+        await store.append([event("second", 2)])
+        await store.append([event("first", 1)])
+        assert await store.read(["ann"]) == [["first", "second"]]
+
+    tell(story)
+
+
+def test_an_event_told_twice_counts_once_but_doing_it_again_counts(
+    tell: Callable[[Story], None],
+) -> None:
+    async def story(_redis: AsyncRedis, store: HistoryStore) -> None:
+        for _ in range(2):
+            await store.append([event("tea", 1)])
+        await store.append([event("tea", 2)])
+        assert await store.read(["ann"]) == [["tea", "tea"]]
+
+    tell(story)
+
+
+def test_events_of_the_same_moment_stay_in_their_order(tell: Callable[[Story], None]) -> None:
+    async def story(_redis: AsyncRedis, store: HistoryStore) -> None:
+        await store.append([event(item, 1) for item in ("z", "a", "m")])
+        assert await store.read(["ann"]) == [["z", "a", "m"]]
+
+    tell(story)
+
+
+def test_only_the_newest_are_kept_and_not_for_ever(
+    tell: Callable[[Story], None], namespace: str
+) -> None:
+    async def story(redis: AsyncRedis, store: HistoryStore) -> None:
+        await store.append([event(f"i{n}", n) for n in range(8)])
+        assert await store.read(["ann"]) == [["i3", "i4", "i5", "i6", "i7"]]
+        assert 0 < await redis.ttl(f"{namespace}:history:ann") <= 100
+
+    tell(story)
+
+
+def test_a_seeded_order_without_times_comes_before_what_happens_now(
+    tell: Callable[[Story], None],
+) -> None:
+    async def story(_redis: AsyncRedis, store: HistoryStore) -> None:
+        await store.seed(["ann", "bob"], [["z", "a"], []], None)
+        await store.append([event("now", 0)])
+        assert await store.read(["ann", "bob"]) == [["z", "a", "now"], []]
+
+    tell(story)
+
+
+def test_every_event_is_in_the_stream_to_train_from(
+    tell: Callable[[Story], None], namespace: str
+) -> None:
+    async def story(redis: AsyncRedis, store: HistoryStore) -> None:
+        await store.append([event("caffè:ü", 1)])
+        ((_, fields),) = await redis.xrange(f"{namespace}:events")
+        assert fields[b"item_id"].decode() == "caffè:ü"
+        assert await store.read(["ann"]) == [["caffè:ü"]]
+
+    tell(story)
