@@ -10,6 +10,7 @@ import torch
 
 from recsys.bundle import seal
 from recsys.data.histories import Histories
+from recsys.evaluation.report import Estimate, Report
 from recsys.models.catalog import KINDS
 from recsys.models.model import Alone, Model
 from recsys.registry import Registry
@@ -70,8 +71,11 @@ def fill(registry: Registry, planted: Planted) -> Registry:
     return registry
 
 
-def add_fitted(registry: Registry, kind: str, planted: Planted) -> str:
-    """Fit, add and activate one more version, and return it."""
+def add_fitted(registry: Registry, kind: str, planted: Planted, ndcg: float | None = None) -> str:
+    """Fit, add and activate one more version, and return it; `ndcg` is what it says it measured."""
+    reports = (
+        [] if ndcg is None else [Report(metrics={"ndcg@10": Estimate(value=ndcg)}, protocol={})]
+    )
     model = _fit(kind, planted.histories, len(planted.catalogue))
     version = registry.add(
         kind,
@@ -82,7 +86,7 @@ def add_fitted(registry: Registry, kind: str, planted: Planted) -> str:
             popularity=planted.popularity,
             index=Index.build(model.item_vectors),
             data_fingerprint="planted",
-            metrics=[],
+            metrics=reports,
             cost={},
         ),
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 def processes_whose_command_holds(text: str) -> list[int]:
     """The ids of this process's descendants with the text in their command line."""
-    return [pid for pid in descendants(os.getpid()) if text in _command(pid)]
+    return [pid for pid in descendants(os.getpid()) if text in command(pid)]
 
 
 def descendants(of: int) -> list[int]:
@@ -36,7 +36,8 @@ def _parent(pid: int) -> int:
     return int(status.rpartition(")")[2].split()[1])
 
 
-def _command(pid: int) -> str:
+def command(pid: int) -> str:
+    """Its command line; empty for one that is gone."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
     except (FileNotFoundError, ProcessLookupError):
