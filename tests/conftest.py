@@ -8,6 +8,7 @@ import uuid
 # The tests' matrices are small: one thread is faster than several, and leaves room for workers.
 # It is read when the libraries below are imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from collections.abc import Iterator
 from pathlib import Path

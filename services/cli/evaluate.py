@@ -23,7 +23,7 @@ def command(
     split: Annotated[SplitName, typer.Option(help="What is held out.")] = "leave_one_out",
     part: Annotated[str, typer.Option(help="validation or test.")] = "test",
     k: Annotated[
-        list[int] | None, typer.Option(min=1, help="Cut-offs; give it repeatedly.")
+        list[int] | None, typer.Option("-k", min=1, help="Cut-offs; give it repeatedly.")
     ] = None,
     mask_seen: Annotated[
         bool, typer.Option(help="Leave the items of the user's history out of the ranking.")

@@ -1,0 +1,112 @@
+"""The command line, as a person types it: one story on a small data set, and its refusals."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+def recsys(*arguments: str | Path, state: Path) -> subprocess.CompletedProcess[str]:
+    """Run the command with a state folder of its own."""
+    environment = {name: v for name, v in os.environ.items() if not name.startswith("RECSYS_")}
+    return subprocess.run(
+        [sys.executable, "-m", "services.cli.main", *map(str, arguments)],
+        env={**environment, "RECSYS_STATE_DIR": str(state), "COLUMNS": "120"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
+    )
+
+
+def json_of(result: subprocess.CompletedProcess[str]) -> Any:
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+@pytest.fixture(scope="module")
+def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("state")
+
+
+@pytest.fixture(scope="module")
+def films(state: Path, shared_data: Path) -> Path:
+    """ml-100k, imported, with two models trained on it in this process's children."""
+    folder = state / "films"
+    info = json_of(recsys("data", "import", shared_data / "ml-100k", folder, "--json", state=state))
+    assert info["events"] == 100_000
+    for kind, options in (("popularity", ()), ("ials", ("--set", "dim=16", "--epochs", "2"))):
+        arguments = ("train", kind, "--data", folder, "--workers", "0", "--json", *options)
+        trained = json_of(recsys(*arguments, state=state))
+        assert trained["active"]
+    return folder
+
+
+def test_the_models_are_listed_and_shown(films: Path, state: Path) -> None:
+    listed = json_of(recsys("models", "list", "--json", state=state))
+    assert {row["name"] for row in listed if row["active"]} == {"ials", "popularity"}
+    shown = json_of(recsys("models", "show", "ials", "--json", state=state))
+    assert shown["cost"]["wall_s"] > 0
+    assert films.is_dir()
+
+
+def test_evaluation_tells_a_model_from_popularity(films: Path, state: Path) -> None:
+    reports = json_of(recsys("evaluate", "--data", films, "-k", "10", "--json", state=state))
+    ndcg = {name: report["metrics"]["ndcg@10"]["value"] for name, report in reports.items()}
+    assert ndcg["ials"] > 1.5 * ndcg["popularity"]
+
+
+def test_an_index_is_built_anew_as_a_new_version_and_rolled_back(films: Path, state: Path) -> None:
+    built = recsys("index", "build", "ials", "--recall", "0.99", state=state)
+    assert built.returncode == 0, built.stderr
+    listed = json_of(recsys("models", "list", "--json", state=state))
+    (active,) = [row["version"] for row in listed if row["name"] == "ials" and row["active"]]
+    assert active == "v0002"
+    assert json_of(recsys("index", "show", "ials", "--json", state=state))["type"] == "exact"
+    assert recsys("models", "rollback", "ials", state=state).returncode == 0
+    assert films.is_dir()
+
+
+def test_made_up_data_are_the_same_for_the_same_seed(state: Path) -> None:
+    arguments = ("--users", "50", "--items", "40", "--no-pictures", "--json")
+    first, second = (
+        json_of(recsys("data", "synth", state / name, *arguments, state=state)) for name in "ab"
+    )
+    assert first["fingerprint"] == second["fingerprint"]
+
+
+def test_the_doctor_finds_what_is_needed(state: Path) -> None:
+    found = json_of(recsys("doctor", "--json", state=state))
+    assert found["problem"] is None
+    assert found["settings"]["http_host"] == "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("train", "ials", "--data", "nowhere"), 1, "nowhere is no Dataset"),
+        (("train", "magic", "--data", "nowhere"), 1, "the models are popularity, ials, sasrec"),
+        (("train", "ials", "--data", "x", "--set", "dim=many"), 1, "dim"),
+        (("train", "ials", "--data", "x", "--set", "dim"), 1, "write it as name=value"),
+        (("data", "import", "nowhere", "out"), 1, "there is no such file or folder"),
+        (("models", "activate", "ghost", "v0001"), 1, "ghost"),
+        (("recommend", "--user", "1", "-k", "0"), 1, "k: Input should be greater than"),
+        (("recommend", "--user", "1", "--url", "http://127.0.0.1:9"), 1, "recsys serve"),
+        (("serve",), 1, "recsys train"),
+        (("train",), 2, "Missing argument"),
+        (("fly",), 2, "No such command"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_line_and_an_exit_code(
+    tmp_path: Path, arguments: tuple[str, ...], code: int, message: str
+) -> None:
+    result = recsys(*arguments, state=tmp_path / "state")
+    assert result.returncode == code, result.stderr
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
