@@ -51,21 +51,21 @@ class IalsConfig(ModelConfig):
     dim: int = Field(128, ge=1)
     """Length of an item vector, D."""
 
-    unobserved_weight: float = Field(5.0, gt=0)
+    unobserved_weight: float = Field(10.0, gt=0)
     """How much all M·N pairs weigh together against the observed ones:
     α₀ = unobserved_weight · Σ c / (M·N). As a ratio it fits sparse and dense data alike."""
 
-    regularization: float = Field(0.003, gt=0)
+    regularization: float = Field(0.1, gt=0)
     """lambda: more for small data."""
 
-    regularization_exponent: float = Field(1.0, ge=0, le=1)
+    regularization_exponent: float = Field(0.5, ge=0, le=1)
     """nu: how much more the vectors of frequent users and items are held down."""
 
     recency: float = Field(1.0, ge=0)
     """How much more a history's newer items count: the a-th newest weighs (1 + a)^-recency in a
     query. 0 asks for items that suit the whole history, in any order."""
 
-    max_epochs: int = Field(16, ge=1)
+    max_epochs: int = Field(12, ge=1)
     """Sweeps over all users and items, if validation does not stop the fit before."""
 
 

@@ -72,11 +72,11 @@ def ridge_regression(
     st.sampled_from([0.0, 1.0, 1.7]),
 )
 def test_a_query_is_one_dense_solve(rows: list[list[int]], dim: int, recency: float) -> None:
-    config = IalsConfig(dim=dim, recency=recency, regularization=0.01)
+    config = IalsConfig(dim=dim, recency=recency, regularization=0.01, regularization_exponent=0.6)
     vectors = np.random.default_rng(1).normal(size=(N_ITEMS, dim)).astype(np.float32)
     histories = Histories.of(rows)
     observed, confidence = dense(histories, N_ITEMS, recency)
-    ridge = 0.01 * (observed.sum(axis=1) + 0.2 * N_ITEMS)
+    ridge = 0.01 * (observed.sum(axis=1) + 0.2 * N_ITEMS) ** 0.6
     expected = ridge_regression(confidence, vectors.astype(np.float64), 0.2, ridge)
     asked = Ials(config, vectors, np.float32(0.2)).query_vectors(histories)
     np.testing.assert_allclose(asked, expected, rtol=2e-3, atol=2e-4)
