@@ -47,7 +47,6 @@ def json_lines(member: Member, wanted: Sequence[str], bad: BadRows, meter: Meter
 def _read(block: bytes, schema: pa.Schema) -> pa.Table:
     return pa.json.read_json(
         io.BytesIO(block),
-        read_options=pa.json.ReadOptions(block_size=len(block) + 1),
         parse_options=pa.json.ParseOptions(
             explicit_schema=schema, unexpected_field_behavior="ignore"
         ),

@@ -1,0 +1,110 @@
+"""Tables of items: what there is of titles, texts, tags and attributes, in every format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from recsys.data.readers.blocks import Member
+from recsys.data.readers.catalogue import read_catalogue
+from recsys.data.readers.rows import BadRow, BadRows, BadSource
+
+TEA = {
+    "item_id": "tea",
+    "title": "Green tea",
+    "text": "Leaves,\nand water",
+    "image": "tea.png",
+    "tags": ["hot", "drink"],
+    "attributes": '{"price": 3}',
+    "available": False,
+}
+JAM = {
+    "item_id": "jam",
+    "title": "jam",
+    "text": None,
+    "image": None,
+    "tags": [],
+    "attributes": '{"fruit": "plum"}',
+    "available": True,
+}
+
+CSV = """item_id,title,text,image,tags,attributes,available
+tea,Green tea,"Leaves,
+and water",tea.png,hot|drink,"{""price"": 3}",No
+jam,,,,,"{""fruit"": ""plum""}",
+"""
+
+
+def read(path: Path, on_bad_row: str = "reject") -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = read_catalogue(
+        Member(path),
+        BadRows(on_bad_row),  # type: ignore[arg-type]
+    ).to_pylist()
+    return [row | {"tags": row["tags"] or [], "attributes": _compact(row)} for row in rows]
+
+
+def _compact(row: dict[str, object]) -> str | None:
+    text = row["attributes"]
+    return orjson.dumps(orjson.loads(text)).decode() if isinstance(text, str) else None
+
+
+def expected() -> list[dict[str, object]]:
+    return [row | {"attributes": _compact(row)} for row in (TEA, JAM)]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
+def test_a_catalogue_reads_the_same_in_every_format(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"items{suffix}"
+    if suffix == ".csv":
+        path.write_text(CSV)
+    elif suffix == ".tsv":
+        path.write_text(CSV.replace("Leaves,", "Leaves;").replace(",", "\t").replace(";", ","))
+    elif suffix == ".jsonl":
+        objects = [row | {"attributes": orjson.loads(str(row["attributes"]))} for row in (TEA, JAM)]
+        path.write_bytes(b"\n".join(orjson.dumps(row) for row in objects))
+    else:
+        pq.write_table(pa.Table.from_pylist([TEA, JAM]), path)
+    assert read(path) == expected()
+
+
+def test_only_the_id_is_needed_and_becomes_the_title(tmp_path: Path) -> None:
+    (tmp_path / "items.csv").write_text("item_id\n7\n")
+    (item,) = read(tmp_path / "items.csv")
+    assert (item["item_id"], item["title"], item["available"]) == ("7", "7", True)
+
+
+@pytest.mark.parametrize(
+    ("row", "field", "reason"),
+    [
+        (",x,,", "item_id", "it is empty"),
+        ("jam,x,{no,", "attributes", "it is not a JSON object"),
+        ("jam,x,[1],", "attributes", "it is not a JSON object"),
+        ("jam,x,,maybe", "available", "it is neither true nor false"),
+        ("jam,x", "the row", "it has 2 fields where 4 belong"),
+    ],
+)
+def test_a_malformed_item_is_named_or_left_out(
+    tmp_path: Path, row: str, field: str, reason: str
+) -> None:
+    path = tmp_path / "items.csv"
+    path.write_text(f'item_id,title,attributes,available\ntea,"Green\ntea",,1\n{row}\n')
+    with pytest.raises(BadRow, match=rf"items\.csv, line 4, {field}: {reason}"):
+        read(path)
+    assert [item["item_id"] for item in read(path, "skip")] == ["tea"]
+
+
+def test_an_item_that_stands_twice_is_refused_even_where_rows_are_skipped(tmp_path: Path) -> None:
+    path = tmp_path / "items.csv"
+    path.write_text("item_id\ntea\njam\ntea\n")
+    with pytest.raises(BadSource, match=r"line 4, item_id: 'tea' stands twice"):
+        read(path, "skip")
+
+
+def test_a_catalogue_without_ids_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "items.csv").write_text("sku,title\n1,x\n")
+    with pytest.raises(BadSource, match="no column 'item_id'; its columns are sku, title"):
+        read(tmp_path / "items.csv")
