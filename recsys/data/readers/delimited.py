@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +20,9 @@ from recsys.data.readers.rows import BadRows, BadSource, Rows
 NOT_UTF8 = (
     "it is not UTF-8; save the file as UTF-8 (iconv -f latin1 -t utf-8 FILE, if it is Latin-1)"
 )
+
+BYTES = (pa.binary(), pa.large_binary(), pa.binary_view())
+TEXTS = (*BYTES, pa.string(), pa.large_string(), pa.string_view())
 
 
 @dataclass(frozen=True)
@@ -44,39 +49,44 @@ def parse(
 ) -> Rows:
     """The fields as strings, of the wanted columns or of all.
 
-    A row of another number of fields, of bytes that are not UTF-8 or with a quote that is not
-    closed is malformed. Empty lines are passed over.
+    A row of another number of fields, of bytes that are not UTF-8, with a quote that is not
+    closed or a carriage return that ends no line is malformed. Empty lines are passed over.
     """
     columns = [name for name in form.names if wanted is None or name in wanted]
     n_lines = block.count(b"\n") + (not block.endswith(b"\n"))
-    table, skipped = _read(block, form, columns, threads=True)
-    lines = first_line + np.arange(n_lines)
-    if skipped or len(table) != n_lines:
-        if form.multiline:
-            lines = first_line + _first_lines(block)
-        else:
-            block, lines = _without_open_quotes(block, first_line, source, form, bad)
-        table, skipped = _read(block, form, columns, threads=False)
-        if len(table) + len(skipped) != len(lines):
-            raise BadSource(f"{source}: the quotes do not pair, from line {first_line} on")
-        for row, fields in skipped:
-            reason = f"it has {fields} fields where {len(form.names)} belong"
-            bad.add(f"{source}, line {lines[row]}", "the row", reason)
-        lines = np.delete(lines, [row for row, _ in skipped])
+    try:
+        table = _read(block, form, columns)
+    except pa.ArrowInvalid:
+        table = None
+    if table is not None and len(table) == n_lines:
+        lines = first_line + np.arange(n_lines)
+        return decoded(Rows(table, lines, source, form.names), bad)
+    block, lines = _sound(block, first_line, source, form, bad)
+    table, skipped = _read_with_care(block, form, columns, f"{source}, from line {first_line} on")
+    if len(table) + len(skipped) != len(lines):
+        raise BadSource(f"{source}: the quotes do not pair, from line {first_line} on")
+    for row, fields in skipped:
+        _refuse_width(bad, f"{source}, line {lines[row]}", fields, form)
+    lines = np.delete(lines, [row for row, _ in skipped])
     return decoded(Rows(table, lines, source, form.names), bad)
 
 
 def decoded(rows: Rows, bad: BadRows) -> Rows:
-    """The same with strings in place of bytes; a row of bytes that are not UTF-8 is malformed."""
+    """The same with text and bytes as `string`; a row of bytes that are not UTF-8 is malformed."""
     columns, good = {}, np.ones(len(rows.table), bool)
     for name in rows.table.column_names:
         column = rows.table[name]
+        if pa.types.is_dictionary(column.type):
+            column = column.cast(column.type.value_type)
         columns[name] = column
-        if not (pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)):
+        if column.type not in TEXTS:
             continue
         try:
             columns[name] = column.cast(pa.string())
+            if column.type not in BYTES:  # nobody has checked text that came as such
+                columns[name].validate(full=True)
         except pa.ArrowInvalid:
+            column = column.cast(pa.binary())
             wrong = [row for row in _not_ascii(column) if not is_utf8(column[row].as_py())]
             for row in wrong:
                 if good[row]:
@@ -98,69 +108,129 @@ def is_utf8(value: bytes) -> bool:
     return True
 
 
-def _read(
-    block: bytes, form: Format, columns: Sequence[str], *, threads: bool
+def _read(block: bytes, form: Format, columns: Sequence[str]) -> pa.Table:
+    """The fields as bytes; raises ArrowInvalid if a row has another number of them, or is longer
+    than what Arrow gives a thread."""
+    size = len(block) + 1 if form.multiline else None
+    return pa.csv.read_csv(
+        io.BytesIO(block),
+        pa.csv.ReadOptions(column_names=list(form.names), block_size=size),
+        _parse_options(form),
+        _convert_options(form, columns),
+    )
+
+
+def _read_with_care(
+    block: bytes, form: Format, columns: Sequence[str], where: str
 ) -> tuple[pa.Table, list[tuple[int, int]]]:
-    """The rows with the right number of fields; of the others, the row and how many it has. With
-    threads nobody knows the row: it is -1."""
+    """The rows with the right number of fields; of the others, the row and how many it has."""
     skipped: list[tuple[int, int]] = []
 
     def note(row: pa.csv.InvalidRow) -> str:
-        skipped.append((-1 if row.number is None else row.number - 1, row.actual_columns))
+        skipped.append((row.number - 1, row.actual_columns))
         return "skip"
 
-    table = pa.csv.read_csv(
-        io.BytesIO(block),
-        read_options=pa.csv.ReadOptions(
-            column_names=list(form.names),
-            use_threads=threads,
-            block_size=len(block) + 1 if form.multiline else None,
-        ),
-        parse_options=pa.csv.ParseOptions(
-            delimiter=form.delimiter,
-            quote_char='"' if form.quoted else False,
-            newlines_in_values=form.multiline,
-            invalid_row_handler=note,
-        ),
-        convert_options=pa.csv.ConvertOptions(
-            column_types=dict.fromkeys(form.names, pa.binary()),
-            include_columns=list(columns),
-            strings_can_be_null=False,
-        ),
+    # Only one thread numbers the rows that it leaves out.
+    read = pa.csv.ReadOptions(
+        column_names=list(form.names), block_size=len(block) + 1, use_threads=False
     )
+    try:
+        table = pa.csv.read_csv(
+            io.BytesIO(block),
+            read,
+            _parse_options(form, invalid_row_handler=note),
+            _convert_options(form, columns),
+        )
+    except pa.ArrowInvalid as error:
+        raise BadSource(f"{where}: {error}") from None
     return table, skipped
 
 
-def _without_open_quotes(
+def _parse_options(form: Format, **options: Any) -> pa.csv.ParseOptions:
+    return pa.csv.ParseOptions(
+        delimiter=form.delimiter,
+        quote_char='"' if form.quoted else False,
+        newlines_in_values=form.multiline,
+        **options,
+    )
+
+
+def _convert_options(form: Format, columns: Sequence[str]) -> pa.csv.ConvertOptions:
+    return pa.csv.ConvertOptions(
+        column_types=dict.fromkeys(form.names, pa.binary()),
+        include_columns=list(columns),
+        strings_can_be_null=False,
+    )
+
+
+def _sound(
     block: bytes, first_line: int, source: str, form: Format, bad: BadRows
 ) -> tuple[bytes, NDArray[np.int64]]:
-    """The lines that are neither empty nor hold one end of a pair of quotes without the other,
-    and which they are. Reached only where a block holds a malformed row or an empty line."""
+    """The rows that Arrow can take one by one, and on which lines they begin. Reached only where
+    a block holds a malformed row, an empty line or one that is very long."""
     kept, lines = [], []
     mark = re.escape(form.delimiter.encode())
-    at_end_of_field = re.compile(b'(^|%b)"|"(%b|\r?$)' % (mark, mark))
-    for line, text in enumerate(block.split(b"\n"), start=first_line):
-        if text in (b"", b"\r"):
+    at_end_of_field = re.compile(b'(^|%b)"|"(%b|$)' % (mark, mark))
+    for line, text in _rows_apart(block, first_line, source, form):
+        where = f"{source}, line {line}"
+        odd = form.quoted and not form.multiline and text.count(b'"') % 2
+        if odd and at_end_of_field.search(text):
+            bad.add(where, "the row", "a quote opens or closes on it without the other")
             continue
-        if form.quoted and text.count(b'"') % 2 and at_end_of_field.search(text):
-            reason = "a quote opens or closes on it without the other"
-            bad.add(f"{source}, line {line}", "the row", reason)
+        if b"\r" in text and _fields(text, form) is None:
+            bad.add(where, "the row", "a carriage return stands within it")
             continue
+        if not text.isascii() and not is_utf8(text):
+            # Arrow cannot tell of a row that it leaves out and cannot decode.
+            fields = _fields(text, form)
+            if fields is not None and fields != len(form.names):
+                _refuse_width(bad, where, fields, form)
+                continue
         kept.append(text)
         lines.append(line)
     return b"\n".join(kept) + b"\n", np.array(lines, np.int64)
 
 
-def _first_lines(block: bytes) -> NDArray[np.int64]:
-    """Int64[rows]: the lines, from 0, on which rows begin that may go on over several."""
-    text = np.frombuffer(block if block.endswith(b"\n") else block + b"\n", np.uint8)
-    ends_line = text == ord("\n")
-    outside_quotes = np.cumsum(text == ord('"')) % 2 == 0
-    ends = np.flatnonzero(ends_line & outside_quotes)
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    lines = np.concatenate([[0], np.cumsum(ends_line)[ends[:-1]]])
-    empty = (ends == starts) | ((ends == starts + 1) & (text[starts] == ord("\r")))
-    return np.asarray(lines[~empty], np.int64)
+def _refuse_width(bad: BadRows, where: str, fields: int, form: Format) -> None:
+    bad.add(where, "the row", f"it has {fields} fields where {len(form.names)} belong")
+
+
+def _fields(row: bytes, form: Format) -> int | None:
+    """How many fields a row has; None where a carriage return breaks it outside of quotes."""
+    reader = csv.reader(
+        [row.decode("latin1")],
+        delimiter=form.delimiter,
+        quoting=csv.QUOTE_MINIMAL if form.quoted else csv.QUOTE_NONE,
+    )
+    try:
+        return len(next(reader))
+    except csv.Error:
+        return None
+
+
+def _rows_apart(
+    block: bytes, first_line: int, source: str, form: Format
+) -> Iterator[tuple[int, bytes]]:
+    """Each row that is not empty, without its end of line, and the line on which it begins."""
+    rows: list[bytes] = block.removesuffix(b"\n").split(b"\n")
+    lines: Sequence[int] = range(first_line, first_line + len(rows))
+    if form.multiline:
+        rows, lines = _joined(rows, lines)
+        if rows[-1].count(b'"') % 2:
+            raise BadSource(f"{source}: the quotes do not pair, from line {lines[-1]} on")
+    for line, row in zip(lines, rows, strict=True):
+        row = row.removesuffix(b"\r")
+        if row:
+            yield line, row
+
+
+def _joined(texts: Sequence[bytes], lines: Sequence[int]) -> tuple[list[bytes], list[int]]:
+    """The texts with those in one that a quote holds together, and the line of each."""
+    within = np.cumsum([text.count(b'"') for text in texts]) % 2 == 1
+    starts: list[int] = np.flatnonzero(np.concatenate([[True], ~within[:-1]])).tolist()
+    stops = [*starts[1:], len(texts)]
+    rows = [b"\n".join(texts[i:j]) for i, j in zip(starts, stops, strict=True)]
+    return rows, [lines[i] for i in starts]
 
 
 def _not_ascii(column: pa.ChunkedArray) -> NDArray[np.int64]:

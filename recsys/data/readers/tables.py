@@ -65,9 +65,15 @@ def _delimited(
 def _header(line: bytes, delimiter: str, source: str) -> list[str]:
     if not is_utf8(line):
         raise BadSource(f"{source}, line 1: the header is not UTF-8; save the file as UTF-8")
-    text = io.StringIO(line.decode().rstrip("\r"))
-    names = [name.strip() for name in next(csv.reader(text, delimiter=delimiter), [])]
-    if len(set(names)) < len(names) or not all(names):
+    text = line.decode().rstrip("\r")
+    try:
+        names = [name.strip() for name in next(csv.reader([text], delimiter=delimiter), [])]
+    except csv.Error as error:
+        reason = "lines end in \\r alone; save it with \\n" if "\r" in text else str(error)
+        raise BadSource(f"{source}, line 1: the header cannot be read: {reason}") from None
+    # Tables with numbered rows are often saved with no name for the numbers.
+    names = [name or f"column {number}" for number, name in enumerate(names, start=1)]
+    if len(set(names)) < len(names):
         raise BadSource(f"{source}, line 1: every column needs a name of its own, not {names}")
     return names
 

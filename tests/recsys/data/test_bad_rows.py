@@ -36,6 +36,8 @@ def refusal(source: Path, destination: Path, **options: object) -> str:
         (b"ann,tea,1700000000\n", "the row", "it has 3 fields where 4 belong"),
         (b"ann,tea,1700000000,1,2\n", "the row", "it has 5 fields where 4 belong"),
         (b"ann,t\xe9,1700000000,1\n", "item_id", "it is not UTF-8"),
+        (b"ann,t\xe9,1700000000\n", "the row", "it has 3 fields where 4 belong"),
+        (b"ann,te\ra,1700000000,1\n", "the row", "a carriage return stands within it"),
     ],
 )
 def test_a_malformed_row_of_a_csv_is_named_or_counted(
@@ -101,6 +103,21 @@ def test_a_column_that_was_named_must_be_there(tmp_path: Path) -> None:
     (tmp_path / "c.csv").write_text("user_id,item_id\n1,2\n")
     message = refusal(tmp_path / "c.csv", tmp_path / "out", columns=Columns(timestamp="at"))
     assert "no column 'at'" in message
+
+
+def test_a_header_that_ends_in_a_carriage_return_alone_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "c.csv").write_bytes((HEADER + GOOD).replace(b"\n", b"\r"))
+    assert "line 1: the header cannot be read" in refusal(tmp_path / "c.csv", tmp_path / "out")
+
+
+def test_a_row_of_many_megabytes_is_read_as_any_other(tmp_path: Path) -> None:
+    (tmp_path / "c.csv").write_bytes(HEADER + GOOD + b"bob," + b"x" * 3_000_000 + b",1,1\n")
+    assert import_dataset(tmp_path / "c.csv", tmp_path / "out").events == 2
+
+
+def test_a_column_without_a_name_is_in_nobodys_way(tmp_path: Path) -> None:
+    (tmp_path / "c.csv").write_text(",user_id,item_id\n0,ann,tea\n")
+    assert import_dataset(tmp_path / "c.csv", tmp_path / "out").events == 1
 
 
 @pytest.mark.parametrize("name", ["empty.csv", "empty.txt", "u.data"])
