@@ -32,6 +32,8 @@ LARGEST_VALUE = float(np.finfo(np.float32).max)
 
 NUMBER = r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$"
 
+STARTS_AS_ISO = r"^\d{4}-"
+
 _LEAP = r"(1[7-9]|2[01])(0[48]|[2468][048]|[13579][26])|2000"
 _DAY = (
     r"((1[7-9]|2[01])[0-9][0-9]-((0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])|(0[13-9]|1[0-2])-(29|30)|"
@@ -39,7 +41,7 @@ _DAY = (
 )
 ISO_8601 = (
     rf"^{_DAY}[T ]([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9](\.[0-9]{{1,9}})?)?"
-    r"(Z|[+-]([01][0-9]|2[0-3]):?[0-5][0-9])$"
+    r"(Z|[+-]([01][0-9]|2[0-3])(:?[0-5][0-9])?)$"
 )
 """The days that there are from 1700 to 2199, with a time and an offset."""
 
@@ -98,8 +100,11 @@ class RowChecks:
         self._good = np.ones(len(rows.table), bool)
 
     def text(self, name: str) -> pa.Array:
-        """The column as strings; empty and null ones are malformed."""
-        column = self._cast(name, self._column(name), pa.string())
+        """The column as strings; empty, null and NaN ones are malformed."""
+        raw = self._column(name)
+        column = self._cast(name, raw, pa.string())
+        if pa.types.is_floating(raw.type):
+            self.refuse(name, pc.invert(pc.is_finite(raw)), "it is not a finite number")
         empty = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(column), ""), True)
         self.refuse(name, empty, "it is empty")
         return column
@@ -113,25 +118,36 @@ class RowChecks:
 
     def moment(self, name: str) -> pa.Array:
         """The column as times: numbers (see MILLISECONDS_FROM), ISO 8601 (in UTC where it does
-        not say) or times and days already. Empty ones are malformed."""
+        not say), both in one column if need be, or times and days already. Empty ones are
+        malformed."""
         column = self._column(name)
         if pa.types.is_temporal(column.type):
-            times = self._cast(name, column, pa.timestamp("ms"))
-        elif pa.types.is_string(column.type) and _looks_iso(column):
-            times = self._iso(name, column)
+            times = self._cast(name, column, pa.timestamp("ms")).cast(pa.int64())
+            moments = self._in_calendar(name, times)
+        elif pa.types.is_string(column.type) and not _all_numbers(column):
+            is_iso = pc.match_substring_regex(column, STARTS_AS_ISO)
+            numbers = self._since_1970(name, pc.if_else(is_iso, "", column))
+            moments = pc.coalesce(self._iso(name, pc.if_else(is_iso, column, "")), numbers)
         else:
-            numbers = self._numbers(name, column)
-            seconds = pc.less(pc.abs(numbers), MILLISECONDS_FROM)
-            milliseconds = pc.round(pc.if_else(seconds, pc.multiply(numbers, 1000.0), numbers))
-            outside = pc.or_(pc.less(milliseconds, YEAR_1), pc.greater(milliseconds, YEAR_10000))
-            self.refuse(
-                name,
-                outside,
-                "it is no time that a calendar has; times are seconds or milliseconds since 1970",
-            )
-            times = pc.if_else(outside, None, milliseconds).cast(pa.int64()).cast(MOMENT)
-        self.refuse(name, pc.is_null(times), "it is empty")
-        return times.cast(MOMENT)
+            moments = self._since_1970(name, column)
+        self.refuse(name, pc.is_null(moments), "it is empty")
+        return moments
+
+    def _since_1970(self, name: str, column: pa.Array) -> pa.Array:
+        numbers = self._numbers(name, column)
+        seconds = pc.less(pc.abs(numbers), MILLISECONDS_FROM)
+        return self._in_calendar(
+            name, pc.round(pc.if_else(seconds, pc.multiply(numbers, 1000.0), numbers))
+        )
+
+    def _in_calendar(self, name: str, milliseconds: pa.Array) -> pa.Array:
+        outside = pc.or_(pc.less(milliseconds, YEAR_1), pc.greater(milliseconds, YEAR_10000))
+        self.refuse(
+            name,
+            outside,
+            "it is no time that a calendar has; times are seconds or milliseconds since 1970",
+        )
+        return pc.if_else(outside, None, milliseconds).cast(pa.int64()).cast(MOMENT)
 
     def refuse(self, name: str, wrong: pa.Array, reason: str) -> None:
         """Rows where `wrong` is true are malformed; where it is null they are not."""
@@ -139,8 +155,9 @@ class RowChecks:
         if not mask.any():
             return
         first = int(np.argmax(mask))
-        value = self._rows.table[name][first].as_py()
-        shown = "" if value in (None, "") else f" ({str(value)[:60]!r})"
+        value = self._rows.table[name][first]
+        value = value.cast(pa.string()) if pa.types.is_temporal(value.type) else value
+        shown = "" if value.as_py() in (None, "") else f" ({str(value)[:60]!r})"
         self._bad.add(self._rows.where(first), name, reason + shown, int(mask.sum()))
         self._good &= ~mask
 
@@ -181,7 +198,7 @@ class RowChecks:
         """A time without an offset is in UTC, a day without a time its first moment."""
         day = pc.equal(pc.utf8_length(column), 10)
         timed = pc.if_else(day, pc.binary_join_element_wise(column, "T00:00:00", ""), column)
-        zoned = pc.match_substring_regex(timed, r"(Z|[+-]\d\d:?\d\d)$")
+        zoned = pc.match_substring_regex(timed, r":.*(Z|[+-]\d\d(:?\d\d)?)$")
         utc = pc.if_else(zoned, timed, pc.binary_join_element_wise(timed, "Z", ""))
         exact = pa.timestamp("ns", tz="UTC")
         try:
@@ -212,6 +229,9 @@ def events(
     }
 
 
-def _looks_iso(column: pa.Array) -> bool:
-    first = next((value for value in column.slice(0, 100).to_pylist() if value), "")
-    return "-" in first[1:] and not first[0].isalpha()
+def _all_numbers(column: pa.Array) -> bool:
+    try:
+        column.cast(pa.float64())
+    except pa.ArrowInvalid:
+        return False
+    return True

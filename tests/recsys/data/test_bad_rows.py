@@ -5,6 +5,8 @@ from __future__ import annotations
 import zipfile
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from infra.errors import RecsysError
@@ -83,6 +85,14 @@ def test_a_day_that_no_calendar_has_is_named(tmp_path: Path) -> None:
     assert "line 3, timestamp: it is no ISO 8601 time ('2026-13-45')" in refusal(
         source, tmp_path / "out"
     )
+
+
+def test_text_in_parquet_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
+    raw = pa.array([b"ann", b"\xff"])
+    users = pa.Array.from_buffers(pa.string(), 2, raw.buffers())  # as a careless writer does
+    pq.write_table(pa.table({"user_id": users, "item_id": ["x", "y"]}), tmp_path / "c.parquet")
+    message = refusal(tmp_path / "c.parquet", tmp_path / "out")
+    assert "row 2, user_id: it is not UTF-8" in message
 
 
 def test_many_malformed_rows_are_all_counted(tmp_path: Path) -> None:

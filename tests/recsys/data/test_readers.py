@@ -119,6 +119,19 @@ def test_a_table_reads_the_same_in_every_format(tmp_path: Path, suffix: str) -> 
     np.testing.assert_array_equal(dataset.values, [1, 2])
 
 
+@pytest.mark.parametrize("text", [pa.string(), pa.large_string(), pa.string_view()])
+def test_parquet_reads_the_same_whatever_kind_of_text_its_writer_chose(
+    tmp_path: Path, text: pa.DataType
+) -> None:
+    columns = {"user_id": ["ann"], "item_id": ["tea"], "timestamp": ["2026-01-31"], "value": ["3"]}
+    table = pa.table({name: pa.array(values, text) for name, values in columns.items()})
+    pq.write_table(table, tmp_path / "c.parquet")
+    import_dataset(tmp_path / "c.parquet", tmp_path / "out")
+    dataset = Dataset.load(tmp_path / "out")
+    assert dataset.timestamps is not None
+    assert (dataset.timestamps.tolist(), dataset.values.tolist()) == ([1_769_817_600_000], [3.0])
+
+
 def test_columns_may_be_called_otherwise_and_ids_be_numbers(tmp_path: Path) -> None:
     (tmp_path / "c.csv").write_text("who,at,sku\n7,2026-01-31T12:00:00Z,9\n7,2026-01-31,8\n")
     columns = Columns(user_id="who", item_id="sku", timestamp="at")

@@ -40,6 +40,7 @@ def milliseconds(column: pa.Array) -> list[int]:
         "2026-01-31T12:00:00.000999",
         "2026-01-31T14:00:00+02:00",
         "2026-01-31T07:30:00.0-0430",
+        "2026-01-31T14:00:00+02",
     ],
 )
 def test_a_time_may_be_seconds_or_milliseconds_or_iso_8601(text: str) -> None:
@@ -59,6 +60,33 @@ def test_a_time_may_be_seconds_or_milliseconds_or_iso_8601(text: str) -> None:
 )
 def test_a_typed_column_reads_as_the_same_time(column: pa.Array) -> None:
     assert milliseconds(column) == [NOON]
+
+
+def test_numbers_and_iso_8601_may_stand_in_one_column() -> None:
+    column = pa.array(["1769860800", "2026-01-31T12:00:00Z", "1769860800000", "2026-01-31 12:00"])
+    assert milliseconds(column) == [NOON] * 4
+
+
+@pytest.mark.parametrize("first", ["soon", "-", "n/a", ""])
+def test_a_malformed_time_costs_its_row_and_none_of_those_after_it(first: str) -> None:
+    bad = BadRows("skip")
+    table = pa.table({"at": [first, "2026-01-31T12:00:00Z", "2026-01-31T12:00:00Z"]})
+    rows = RowChecks(Rows(table, np.arange(3), "f.csv", ["at"]), bad)
+    kept = rows.keep({"at": rows.moment("at")})
+    assert kept["at"].cast(pa.int64()).to_pylist() == [NOON, NOON]
+    assert bad.count == 1
+
+
+@pytest.mark.parametrize("unit", ["ms", "us"])
+def test_a_typed_time_that_no_calendar_has_is_refused(unit: str) -> None:
+    with pytest.raises(BadRow, match="line 2, at: it is no time that a calendar has"):
+        checks(pa.array([2**62], pa.timestamp(unit))).moment("at")
+
+
+def test_a_number_that_is_none_is_no_id() -> None:
+    assert checks(pa.array([1.0, 2.5])).text("at").to_pylist() == ["1", "2.5"]
+    with pytest.raises(BadRow, match="line 3, at: it is not a finite number"):
+        checks(pa.array([1.0, float("nan")])).text("at")
 
 
 def test_a_day_is_its_first_moment() -> None:
