@@ -79,7 +79,7 @@ class DatasetInfo(BaseModel):
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A Dataset in memory: about 12 bytes an event, 24 while it is loaded, and the catalogue."""
+    """A Dataset in memory: 20 bytes an event, up to 80 while it is loaded, and the catalogue."""
 
     path: Path
     info: DatasetInfo
@@ -120,11 +120,7 @@ class Dataset:
             raise NoDataset(f"{path / ITEMS} lacks the item {missing!r} of an event")
         times = events["timestamp"].cast(pa.int64())
         timestamps = None if times.null_count else np.asarray(times.to_numpy(), np.int64)
-        order = (
-            np.argsort(user_rows, kind="stable")
-            if timestamps is None
-            else np.lexsort((timestamps, user_rows))
-        )
+        order = _order(user_rows, timestamps)
         values = events["value"].to_numpy().astype(np.float32)
         return cls(
             path=path,
@@ -227,7 +223,19 @@ def _union(known: pa.Array, column: pa.ChunkedArray) -> pa.Array:
     return pc.unique(pa.chunked_array([known, column.unique()]))
 
 
-def _encoded(column: pa.ChunkedArray) -> tuple[pa.Array, NDArray[np.int64]]:
+def _encoded(column: pa.ChunkedArray) -> tuple[pa.Array, NDArray[np.int32]]:
     """The distinct ids in order of first appearance, and for each row which it is."""
     whole = column.unify_dictionaries().combine_chunks()
-    return whole.dictionary, np.asarray(whole.indices.to_numpy(), np.int64)
+    return whole.dictionary, np.asarray(whole.indices.to_numpy(), np.int32)
+
+
+def _order(user_rows: NDArray[np.int32], timestamps: NDArray[np.int64] | None) -> NDArray[np.int64]:
+    """The events by user, then by time if there is any, then as they came."""
+    if timestamps is None or len(timestamps) == 0:
+        return np.argsort(user_rows, kind="stable")
+    oldest, newest = int(timestamps.min()), int(timestamps.max())
+    span = newest - oldest + 1
+    if (int(user_rows.max()) + 1) * span > np.iinfo(np.int64).max:
+        return np.lexsort((timestamps, user_rows))
+    # One number for both sorts several times faster than two keys do.
+    return np.argsort(user_rows * np.int64(span) + (timestamps - oldest), kind="stable")

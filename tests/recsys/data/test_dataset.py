@@ -68,8 +68,9 @@ def histories_of(dataset: Dataset) -> dict[str, list[str]]:
     return {user: dataset.items.ids(dataset.histories[row]) for row, user in enumerate(users)}
 
 
+times = st.integers(0, 3) | st.sampled_from([-(2**62), 2**62])  # some too far apart for one key
 timed_events = st.lists(
-    st.tuples(st.sampled_from("uvw"), st.sampled_from("abcd"), st.integers(0, 3)), max_size=20
+    st.tuples(st.sampled_from("uvw"), st.sampled_from("abcd"), times), max_size=20
 )
 
 
