@@ -62,6 +62,17 @@ def listening(pids: Iterable[int]) -> dict[str, int]:
     return found
 
 
+def off_loopback(addresses: Iterable[str]) -> list[str]:
+    """Those that another machine may reach."""
+    return [address for address in addresses if not _loopback(address.rpartition(":")[0])]
+
+
+def _loopback(host: str) -> bool:
+    address = ipaddress.ip_address(host)
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback
+
+
 def _sockets(pid: int) -> list[str]:
     """The inodes of a process's sockets."""
     found = []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import json
 import os
 import shutil
@@ -28,7 +27,12 @@ from services.cluster import free_port
 from services.schemas import Event, FallbackReason, Problem, RecommendReply, RecommendRequest
 from services.serving import Running, serving
 from tests.planted import Planted, add_fitted
-from tests.processes import descendants, listening, processes_whose_command_holds
+from tests.processes import (
+    descendants,
+    listening,
+    off_loopback,
+    processes_whose_command_holds,
+)
 
 PATIENCE_S = 60.0
 
@@ -221,15 +225,7 @@ def test_a_body_beyond_the_limit_is_refused_while_it_is_sent(served: Served) -> 
 def test_nothing_listens_off_loopback(served: Served) -> None:
     addresses = listening(descendants(os.getpid()))
     assert f"127.0.0.1:{served.settings.http_port}" in addresses
-    hosts = {address.rpartition(":")[0] for address in addresses}
-    outside = [host for host in hosts if not _loopback(host)]
-    assert not outside, f"listening off loopback: {addresses}"
-
-
-def _loopback(host: str) -> bool:
-    address = ipaddress.ip_address(host)
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return (mapped or address).is_loopback
+    assert off_loopback(addresses) == []
 
 
 def test_a_port_that_is_taken_is_told_before_anything_starts(served: Served) -> None:

@@ -18,7 +18,7 @@ import pytest
 
 from recsys.registry import Registry
 from services.cluster import free_port
-from tests.processes import alive, command, descendants
+from tests.processes import alive, command, descendants, off_loopback
 
 START_S = 120.0
 STOP_S = 15.0
@@ -101,3 +101,36 @@ def test_two_at_once_then_one_is_stopped_and_the_other_is_killed(
         below = descendants(two.process.pid)
         two.process.kill()
         assert left_after(below, 10, spared=RAYS_AGENTS) == []
+
+
+PYTHON_PROXY = """
+import os, sys
+from pathlib import Path
+import httpx
+from infra.settings import Settings
+from services.serving import serving
+from tests.processes import descendants, listening
+
+settings = Settings(state_dir=Path(sys.argv[1]), http_port=int(sys.argv[2]))
+with serving(settings, sys.argv[3], haproxy=False) as running:
+    assert not running.haproxy
+    reply = httpx.post(f"{running.url}/v1/recommend", json={"history": ["drama-1"], "k": 3})
+    assert len(reply.json()["items"]) == 3, reply.text
+    assert httpx.get(f"{running.url}/nothing").headers["content-type"] == "application/problem+json"
+    print(*listening(descendants(os.getpid())))
+"""
+
+
+@pytest.mark.slow
+def test_ray_serves_own_proxy_keeps_to_loopback_too_and_stops(
+    registry: Registry, redis_url: str, tmp_path: Path
+) -> None:
+    shutil.copytree(registry.root, tmp_path / "models")
+    arguments = [str(tmp_path), str(free_port()), redis_url]
+    done = subprocess.run(
+        [sys.executable, "-c", PYTHON_PROXY, *arguments], stdout=subprocess.PIPE, text=True
+    )
+    assert done.returncode == 0
+    addresses = done.stdout.split()
+    assert addresses
+    assert off_loopback(addresses) == []
