@@ -206,7 +206,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("dataset", type=Path, help="a Dataset folder, of `recsys data import`")
     parser.add_argument("--dims", type=int, nargs="+", default=DIMS)
     arguments = parser.parse_args(argv)
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=100)
     rows = []
     started = time.perf_counter()
     for row in compare(arguments.dataset, Settings().state_dir, arguments.dims):

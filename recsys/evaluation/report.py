@@ -57,10 +57,12 @@ def table(reports: Mapping[str, Report], title: str | None = None, k: int = 10) 
     ]
     best = {name: _best(name, reports) for name in names}
     shown = Table(title=title, title_justify="left", caption=_caption(reports), box=box.SIMPLE)
+    shown.padding = (0, 1, 0, 0)  # six metrics with their intervals fit into 80 columns
     shown.caption_justify = "left"
     shown.add_column("model", no_wrap=True)
     for name in names:
-        shown.add_column(name.replace("mean_popularity", "popularity"), justify="right")
+        heading = name.replace("mean_popularity", "popularity").replace("@", "\n@")
+        shown.add_column(heading, justify="right", no_wrap=True)
     for model, report in reports.items():
         cells = [_cell(name, report.metrics.get(name), best=model in best[name]) for name in names]
         shown.add_row(Text(model), *cells)
@@ -72,13 +74,20 @@ def _cell(name: str, estimate: Estimate | None, *, best: bool) -> Text:
         return Text("-", style="dim")
     cell = Text(_number(name, estimate.value), style="bold" if best else "", justify="right")
     if estimate.low is not None and estimate.high is not None:
-        interval = f"\n{_number(name, estimate.low)}-{_number(name, estimate.high)}"
-        cell.append(interval, style="not bold dim")
+        low, high = (_short(_number(name, end, 3)) for end in (estimate.low, estimate.high))
+        cell.append(f"\n{low}-{high}", style="not bold dim")
     return cell
 
 
-def _number(name: str, value: float) -> str:
-    return f"{value:,.0f}" if name.startswith("mean_popularity") else f"{value:.4f}"
+def _number(name: str, value: float, digits: int = 4) -> str:
+    if name.startswith("mean_popularity"):
+        return f"{value:,.0f}"
+    return f"{value:.{digits}f}"
+
+
+def _short(number: str) -> str:
+    """0.123 as .123: three intervals side by side must fit."""
+    return number[1:] if number.startswith("0.") else number
 
 
 def _best(name: str, reports: Mapping[str, Report]) -> set[str]:

@@ -70,13 +70,13 @@ class PopularityFit(Fit):
     ) -> None:
         self._config = config
         self._workers = workers
-        self._events = torch.from_numpy(histories.items[workers.rank :: workers.size]).to(device)
-        self._counts = torch.zeros(n_items, dtype=torch.int64, device=device)
+        own = np.bincount(histories.items[workers.rank :: workers.size], minlength=n_items)
+        self._own = torch.from_numpy(own).to(device)
+        self._counts = torch.zeros_like(self._own)
 
     def run_epoch(self, epoch: int) -> dict[str, float]:
         """The loss is the mean negative log-likelihood of an event, in nats."""
-        own = torch.bincount(self._events, minlength=len(self._counts))
-        self._counts = self._workers.sum(own)
+        self._counts = self._workers.sum(self._own)
         counts = self._counts[self._counts > 0].double()
         total = counts.sum()
         return {"loss": float((counts * (total / counts).log()).sum() / total.clamp(min=1))}

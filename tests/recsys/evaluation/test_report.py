@@ -51,7 +51,7 @@ def test_the_table_has_models_as_rows_with_their_intervals() -> None:
     text = _text({"popularity": _report(0.0364), "ials": _report(0.1102)})
     row = next(line for line in text.splitlines() if "ials" in line)
     assert row.split() == ["ials", "0.1102", "0.5000", "1,234"]
-    assert "0.1002-0.1202" in text
+    assert ".100-.120" in text
 
 
 def test_the_table_says_how_it_was_measured() -> None:
@@ -63,3 +63,14 @@ def test_the_table_says_how_it_was_measured() -> None:
 def test_the_table_says_that_different_protocols_do_not_compare() -> None:
     text = " ".join(_text({"a": _report(0.1), "b": _report(0.2, seen_masked=False)}).split())
     assert "the rows do not compare" in text
+
+
+def test_six_metrics_with_their_intervals_fit_into_80_columns() -> None:
+    of_users = Estimate(value=0.1234, low=0.1111, high=0.1357)
+    metrics = {f"{name}@10": of_users for name in ("recall", "ndcg", "mrr")}
+    metrics |= {f"{name}@10": Estimate(value=0.9876) for name in ("coverage", "gini")}
+    metrics["mean_popularity@10"] = Estimate(value=2512.3, low=2500, high=2544)
+    text = _text({"popularity": Report(metrics=metrics, protocol=PROTOCOL)})
+    assert "…" not in text
+    assert text.count(".111-.136") == 3
+    assert "2,500-2,544" in text
