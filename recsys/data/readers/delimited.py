@@ -168,27 +168,47 @@ def _sound(
 ) -> tuple[bytes, NDArray[np.int64]]:
     """The rows that Arrow can take one by one, and on which lines they begin. Reached only where
     a block holds a malformed row, an empty line or one that is very long."""
+    if _is_plain(block, form):
+        return block, first_line + _lines_with_text(block)
     kept, lines = [], []
     mark = re.escape(form.delimiter.encode())
     at_end_of_field = re.compile(b'(^|%b)"|"(%b|$)' % (mark, mark))
     for line, text in _rows_apart(block, first_line, source, form):
-        where = f"{source}, line {line}"
         odd = form.quoted and not form.multiline and text.count(b'"') % 2
         if odd and at_end_of_field.search(text):
-            bad.add(where, "the row", "a quote opens or closes on it without the other")
+            reason = "a quote opens or closes on it without the other"
+            bad.add(f"{source}, line {line}", "the row", reason)
             continue
         if b"\r" in text and _fields(text, form) is None:
-            bad.add(where, "the row", "a carriage return stands within it")
+            bad.add(f"{source}, line {line}", "the row", "a carriage return stands within it")
             continue
         if not text.isascii() and not is_utf8(text):
             # Arrow cannot tell of a row that it leaves out and cannot decode.
             fields = _fields(text, form)
             if fields is not None and fields != len(form.names):
-                _refuse_width(bad, where, fields, form)
+                _refuse_width(bad, f"{source}, line {line}", fields, form)
                 continue
         kept.append(text)
         lines.append(line)
     return b"\n".join(kept) + b"\n", np.array(lines, np.int64)
+
+
+def _is_plain(block: bytes, form: Format) -> bool:
+    """Whether every line is a row or empty, and can be decoded: then nothing need be apart."""
+    return (
+        block.isascii()
+        and not (form.quoted and b'"' in block)
+        and block.count(b"\r") == block.count(b"\r\n")
+    )
+
+
+def _lines_with_text(block: bytes) -> NDArray[np.int64]:
+    """Int64[rows]: the lines, from 0, that are not empty."""
+    text = np.frombuffer(block if block.endswith(b"\n") else block + b"\n", np.uint8)
+    ends = np.flatnonzero(text == ord("\n"))
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    empty = (ends == starts) | ((ends == starts + 1) & (text[starts] == ord("\r")))
+    return np.flatnonzero(~empty)
 
 
 def _refuse_width(bad: BadRows, where: str, fields: int, form: Format) -> None:

@@ -59,6 +59,21 @@ def test_empty_lines_are_passed_over_and_counted_as_lines() -> None:
     assert bad == 0
 
 
+@given(
+    st.lists(st.sampled_from(["1,a", "", "alone", "2,b,3", 'x,"y"', "é,z"]), min_size=1),
+    st.sampled_from(["\n", "\r\n"]),
+    st.booleans(),
+)
+def test_every_row_keeps_its_line_among_malformed_and_empty_ones(
+    lines: list[str], end: str, ended: bool
+) -> None:
+    text = end.join(lines)
+    rows, bad = read(text + end * (ended or not text), on_bad_row="skip")
+    good = [number for number, line in enumerate(lines, start=1) if line.count(",") == 1]
+    assert rows.lines.tolist() == good
+    assert bad == sum(line in ("alone", "2,b,3") for line in lines)
+
+
 def test_a_malformed_row_far_down_is_named_by_its_line() -> None:
     text = "1,a\n" * 400_000 + "alone\n" + "2,b\n"
     with pytest.raises(BadRow, match=r"f\.csv, line 400001, the row: it has 1 fields"):
