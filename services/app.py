@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,7 @@ class RecommenderReplica:
     async def __init__(  # type: ignore[misc]  # Ray Serve awaits it
         self, models_dir: Path, default: str | None
     ) -> None:
-        confine_replica()
+        _prepare()
         torch.set_num_threads(1)
         faiss.omp_set_num_threads(1)
         self._models = ActiveModels(Registry(models_dir), default)
@@ -113,7 +114,7 @@ class ConsumerReplica:
     async def __init__(  # type: ignore[misc]
         self, settings: Settings, redis_url: str, recommender: DeploymentHandle[Any]
     ) -> None:
-        confine_replica()
+        _prepare()
         redis = connect_async(redis_url)
         service = _service(settings, redis, recommender)
         queue = Queue(
@@ -154,7 +155,7 @@ class ApiReplica:
         recommender: DeploymentHandle[Any],
         consumer: DeploymentHandle[Any],  # not called: named here to be deployed along
     ) -> None:
-        confine_replica()
+        _prepare()
         self._service = _service(settings, connect_async(redis_url), recommender)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
@@ -187,6 +188,17 @@ class RemoteEngine:
             except RayActorError as error:
                 logger.warning("a Recommender replica is gone, asking another: %s", error)
                 await asyncio.sleep(RETRY_S)
+
+
+def _prepare() -> None:
+    """To be called first in every replica."""
+    confine_replica()
+    # Ray Serve takes standard error for its own log; the real one leads to who started the service.
+    handler = logging.StreamHandler(sys.__stderr__)
+    handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+    handler.setLevel(logging.WARNING)
+    for package in ("services", "recsys", "infra"):
+        logging.getLogger(package).addHandler(handler)
 
 
 def _service(settings: Settings, redis: AsyncRedis, recommender: DeploymentHandle[Any]) -> Service:
