@@ -2,7 +2,7 @@
 
 One server a folder. The lock file is held by whoever started it, by the guard and by the server
 itself, so that no second server ever opens the same data; who finds it locked joins the server
-that the record file tells of.
+that the record file tells of, and the server runs until the last of them has ended.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +42,10 @@ def private_server(folder: Path) -> Iterator[str]:
     folder = folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)  # it holds the password
-    with (folder / "lock").open("w") as lock:
-        joined = _lock_or_join(lock.fileno(), folder)
-        if joined is not None:
-            yield joined
+    with (folder / "lock").open("w") as lock, (folder / guard.JOINED).open("w") as joined:
+        url = _lock_or_join(lock.fileno(), joined.fileno(), folder)
+        if url is not None:
+            yield url
             return
         with _started(lock.fileno(), folder) as url:
             yield url
@@ -86,17 +86,21 @@ def _major(binary: str) -> int:
     return int(found[1]) if found else 0
 
 
-def _lock_or_join(lock: int, folder: Path) -> str | None:
-    """None once the lock is ours; else the URL of the server of whoever has it."""
+def _lock_or_join(lock: int, joined: int, folder: Path) -> str | None:
+    """None once the lock is ours; else the URL of the server of whoever has it, now joined."""
     until = time.monotonic() + JOIN_S
     while True:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return None
         except BlockingIOError:
+            pass
+        with suppress(BlockingIOError):  # a server that is about to stop
+            fcntl.flock(joined, fcntl.LOCK_SH | fcntl.LOCK_NB)
             url = _recorded(folder)
-        if url is not None and _answers(url):
-            return url
+            if url is not None and _answers(url):
+                return url
+            fcntl.flock(joined, fcntl.LOCK_UN)
         if time.monotonic() > until:
             raise RedisUnavailable(
                 f"the private Redis server of {folder} is held by another process but does not "
@@ -109,23 +113,24 @@ def _lock_or_join(lock: int, folder: Path) -> str | None:
 def _started(lock: int, folder: Path) -> Iterator[str]:
     port, password = _free_port(), secrets.token_hex(32)
     url = f"redis://:{password}@127.0.0.1:{port}/0"
-    log, record = folder / "redis.log", folder / "server.json"
+    log, record = folder / "redis.log", folder / guard.RECORD
     log.unlink(missing_ok=True)
     record.unlink(missing_ok=True)
     with atomic_file(folder / "redis.conf", "w", permissions=0o600) as file:
         file.write(_config(folder, port, password))
     process = subprocess.Popen(
         [
-            *(sys.executable, "-I", "-S", guard.__file__, str(os.getpid()), str(record), str(lock)),
+            *(sys.executable, "-I", "-S", guard.__file__, str(os.getpid()), str(folder), str(lock)),
             *(server_binary(), str(folder / "redis.conf")),
         ],
         stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         start_new_session=True,  # Ctrl-C in the terminal is for us; the server outlives our work
         pass_fds=[lock],
     )
     assert process.stdin is not None
+    assert process.stdout is not None
     try:
         _wait(process, url, log)
         with atomic_file(record, "w", permissions=0o600) as file:
@@ -133,8 +138,9 @@ def _started(lock: int, folder: Path) -> Iterator[str]:
         yield url
     finally:
         process.stdin.close()
-        process.wait()
-        if process.returncode < 0:
+        with process.stdout as said:
+            goes_on = said.read(1) == guard.GOES_ON  # waits until the guard has ended otherwise
+        if not goes_on and process.wait() < 0:
             _shut_down(url)  # the guard was killed: the server is ours to stop
 
 
@@ -142,6 +148,7 @@ def _config(folder: Path, port: int, password: str) -> str:
     def quoted(path: Path) -> str:
         return json.dumps(str(path), ensure_ascii=False)
 
+    # The guard syncs the append-only file once a second; see there why not the server.
     return f"""\
 bind 127.0.0.1
 port {port}
@@ -149,7 +156,7 @@ requirepass {password}
 dir {quoted(folder)}
 logfile {quoted(folder / "redis.log")}
 appendonly yes
-appendfsync everysec
+appendfsync no
 save ""
 maxmemory-policy noeviction
 daemonize no
@@ -182,7 +189,7 @@ def _answers(url: str) -> bool:
 
 def _recorded(folder: Path) -> str | None:
     try:
-        return str(json.loads((folder / "server.json").read_text())["url"])
+        return str(json.loads((folder / guard.RECORD).read_text())["url"])
     except FileNotFoundError:
         return None
 

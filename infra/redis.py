@@ -7,10 +7,10 @@ repeated by the caller, who knows.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
-from urllib.parse import urlsplit
 
 import redis.asyncio as aio
 from redis import Redis
@@ -35,14 +35,20 @@ __all__ = [
     "redis_server",
 ]
 
+logger = logging.getLogger(__name__)
+
 MIN_VERSION = 7
 """Servers before it leave `lag` out of XINFO GROUPS and deleted entries out of XAUTOCLAIM."""
+
+KEEPING = "noeviction"
+"""The maxmemory-policy of a server that refuses writes, and drops nothing, when it is full."""
 
 SOCKET_TIMEOUT_S = 10.0
 """Seconds without an answer after which a connection is given up; blocking calls stay below."""
 
+_REFUSED = (failures.OutOfMemoryError, failures.ReadOnlyError, failures.NoPermissionError)
 _REFUSALS = ("LOADING", "MISCONF", "OOM", "READONLY", "MASTERDOWN", "NOREPLICAS", "CLUSTERDOWN")
-"""Errors that say what state the server is in, not that the command was wrong."""
+"""What errors are or start with that tell of the server's state, not of a wrong command."""
 
 
 class RedisUnavailable(RecsysError):
@@ -73,9 +79,7 @@ def reaching(client: Redis | AsyncRedis) -> Iterator[None]:
     except (failures.ConnectionError, failures.TimeoutError) as error:
         raise _unavailable(_place(client.connection_pool.connection_kwargs), error) from error
     except failures.ResponseError as error:
-        if isinstance(error, failures.OutOfMemoryError | failures.ReadOnlyError) or any(
-            str(error).startswith(each) for each in _REFUSALS
-        ):
+        if isinstance(error, _REFUSED) or str(error).startswith(_REFUSALS):
             raise _unavailable(_place(client.connection_pool.connection_kwargs), error) from error
         raise
 
@@ -84,13 +88,16 @@ def reaching(client: Redis | AsyncRedis) -> Iterator[None]:
 def redis_server(settings: Settings) -> Iterator[str]:
     """The URL of a Redis that answers: the configured one, or else a private server's.
 
-    The private server keeps its data under `state_dir/redis`, listens on loopback only and stops
-    with the process that started it; other processes with the same `state_dir` join it meanwhile.
+    The private server keeps its data under `state_dir/redis`, listens on loopback only, wants a
+    password, and stops with the process that started it, or with the last of those that joined it
+    meanwhile: all with the same `state_dir` share one server. What it has acknowledged survives
+    its kill; a crash of the machine costs the last second or so.
     Raises RedisUnavailable.
     """
     if settings.redis_url is not None:
-        _check(settings.redis_url)
-        yield settings.redis_url
+        url = settings.redis_url.get_secret_value()
+        _check(url)
+        yield url
         return
     from infra.private_redis import private_server  # it stands on this module
 
@@ -102,14 +109,22 @@ def _check(url: str) -> None:
     client = connect(url)
     try:
         with reaching(client):
-            version = str(client.info("server")["redis_version"])
+            info = client.info()
     finally:
         client.close()
+    place = _place(client.connection_pool.connection_kwargs)
+    version = str(info["redis_version"])
     if int(version.split(".")[0]) < MIN_VERSION:
-        place = urlsplit(url)
         raise RedisUnavailable(
-            f"Redis at {place.hostname or place.path} is version {version}, and {MIN_VERSION} or "
-            "later is needed; upgrade it, or unset RECSYS_REDIS_URL to have a private server"
+            f"Redis at {place} is version {version}, and {MIN_VERSION} or later is needed; "
+            "upgrade it, or unset RECSYS_REDIS_URL to have a private server"
+        )
+    policy = str(info.get("maxmemory_policy", KEEPING))
+    if info.get("maxmemory") and policy != KEEPING:
+        logger.warning(
+            "Redis at %s drops data when its memory is full (maxmemory-policy %s), queued requests "
+            "among them; set it to %s",
+            *(place, policy, KEEPING),
         )
 
 
@@ -129,7 +144,7 @@ def _place(options: dict[str, Any]) -> str:
 
 
 def _unavailable(place: str, error: Exception) -> RedisUnavailable:
-    if isinstance(error, failures.AuthenticationError):
+    if isinstance(error, failures.AuthenticationError | failures.NoPermissionError):
         step = "check the user and the password in RECSYS_REDIS_URL"
     elif isinstance(error, failures.ResponseError):
         step = "look at its log, its memory and its disk"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from infra.errors import RecsysError
@@ -17,6 +18,12 @@ class InvalidSettings(RecsysError):
     """An environment variable or option holds a value that is not allowed."""
 
 
+def _redis_url(url: SecretStr) -> SecretStr:
+    if not re.match(r"(rediss?|unix)://.", url.get_secret_value()):
+        raise ValueError("it must start with redis://, rediss:// or unix://")
+    return url
+
+
 class Settings(BaseSettings):
     """What a deployment may choose; every default works on a laptop."""
 
@@ -24,8 +31,9 @@ class Settings(BaseSettings):
         env_prefix="RECSYS_", frozen=True, extra="ignore", use_attribute_docstrings=True
     )
 
-    redis_url: Annotated[str, Field(pattern=r"^(rediss?|unix)://")] | None = None
-    """`redis://`, `rediss://` or `unix://`; a private server is started when it is unset."""
+    redis_url: Annotated[SecretStr, AfterValidator(_redis_url)] | None = None
+    """`redis://`, `rediss://` or `unix://`; a private server is started when it is unset. It may
+    hold a password, so it is never shown."""
 
     namespace: Annotated[str, Field(pattern=r"^[A-Za-z0-9_{}.-]{1,64}$")] = "recsys"
     """The prefix of every key in Redis: one a tenant. `{name}` keeps a tenant on one shard."""
@@ -48,7 +56,7 @@ class Settings(BaseSettings):
     max_backlog: Annotated[int, Field(ge=1)] = 10_000
     """How many messages may wait in a stream before publishing is refused."""
 
-    visibility_timeout_s: Annotated[float, Field(gt=0)] = 30.0
+    visibility_timeout_s: Annotated[float, Field(gt=0, le=DAY_S)] = 30.0
     """Seconds of silence after which a worker's messages are given to another."""
 
     max_deliveries: Annotated[int, Field(ge=1)] = 5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import signal
 import socket
@@ -193,6 +194,22 @@ def test_a_running_server_is_joined_and_not_stopped(tmp_path: Path) -> None:
         assert answers(url)
 
 
+@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])
+def test_a_joined_server_runs_until_the_last_one_ends(tmp_path: Path, kill: signal.Signals) -> None:
+    with holder(tmp_path) as (starter, url), holder(tmp_path) as (joiner, joined):
+        assert joined == url
+        starter.send_signal(kill)
+        starter.wait(10)
+        time.sleep(1)
+        assert answers(url)
+        with holder(tmp_path) as (_, later):
+            assert later == url
+        assert answers(url)
+        joiner.kill()
+        joiner.wait()
+        assert within(10, lambda: not answers(url))
+
+
 def test_the_next_one_starts_as_soon_as_the_killed_ones_server_is_down(tmp_path: Path) -> None:
     with holder(tmp_path) as (process, url):
         with connect(url) as client:
@@ -218,6 +235,49 @@ def test_a_configured_server_is_used_as_it_is(redis_url: str, tmp_path: Path) ->
         assert url == redis_url
     assert answers(redis_url)
     assert not (tmp_path / "redis").exists()
+
+
+def test_a_server_that_is_too_old_is_refused(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("infra.redis.MIN_VERSION", 99)
+    password = redis_url.split("@")[0].rpartition(":")[2]
+    with (
+        pytest.raises(RedisUnavailable, match=r"is version \d.*99 or later is needed") as caught,
+        redis_server(Settings(redis_url=redis_url)),
+    ):
+        pass
+    assert password not in caught.value.message
+
+
+def test_a_server_that_drops_data_when_it_is_full_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with (
+        caplog.at_level(logging.WARNING),
+        redis_server(settings(tmp_path)) as url,
+        connect(url) as client,
+    ):
+        client.config_set("maxmemory", "1gb")
+        with redis_server(Settings(redis_url=url)):
+            assert caplog.messages == []
+        client.config_set("maxmemory-policy", "allkeys-lru")
+        with redis_server(Settings(redis_url=url)):
+            (warning,) = caplog.messages
+    assert "allkeys-lru" in warning
+    assert "noeviction" in warning
+
+
+def test_a_user_who_may_not_is_told_so(tmp_path: Path) -> None:
+    with redis_server(settings(tmp_path)) as url:
+        with connect(url) as client:
+            client.acl_setuser("weak", enabled=True, passwords=["+weak"], categories=["+@read"])
+        weak = f"redis://weak:weak@{url.rpartition('@')[2]}"
+        with (
+            pytest.raises(RedisUnavailable, match="check the user and the password"),
+            redis_server(Settings(redis_url=weak)),
+        ):
+            pass
 
 
 def test_an_unreachable_server_is_named_without_its_password() -> None:
@@ -250,6 +310,25 @@ async def _ping(url: str) -> None:
 def test_the_async_client_fails_alike() -> None:
     with pytest.raises(RedisUnavailable, match=r"127\.0\.0\.1:1 is not available"):
         asyncio.run(_ping("redis://127.0.0.1:1/0"))
+
+
+@pytest.mark.parametrize(
+    ("name", "told", "taken"),
+    [
+        ("redis-server", "Redis server v=7.4.2 sha=00000000:0 malloc=jemalloc-5.3.0 bits=64", True),
+        ("redis-server", "Redis server v=6.2.14 sha=00000000:0 malloc=jemalloc-5.1 bits=64", False),
+        ("valkey-server", "Valkey server v=8.0.1 sha=00000000:0 malloc=libc bits=64", True),
+        ("redis-server", "Segmentation fault", False),
+    ],
+)
+def test_the_paths_binary_goes_first_if_it_is_new_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, told: str, taken: bool
+) -> None:
+    binary = tmp_path / name
+    binary.write_text(f"#!/bin/sh\necho '{told}'\n")
+    binary.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert (server_binary() == str(binary)) is taken
 
 
 def test_the_binary_is_new_enough() -> None:

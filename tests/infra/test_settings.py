@@ -26,6 +26,7 @@ def test_an_option_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch) 
         ("RECSYS_REDIS_URL", "http://somewhere"),
         ("RECSYS_NAMESPACE", "with blanks"),
         ("RECSYS_VISIBILITY_TIMEOUT_S", "0"),
+        ("RECSYS_VISIBILITY_TIMEOUT_S", "inf"),
     ],
 )
 def test_a_wrong_value_is_refused_by_the_variables_name(
@@ -34,3 +35,15 @@ def test_a_wrong_value_is_refused_by_the_variables_name(
     monkeypatch.setenv(variable, value)
     with pytest.raises(InvalidSettings, match=variable):
         load_settings()
+
+
+@pytest.mark.parametrize("url", ["redis://me:secret@somewhere:6379/0", "htp://me:secret@somewhere"])
+def test_the_password_of_redis_is_never_shown(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv("RECSYS_REDIS_URL", url)
+    try:
+        settings = load_settings()
+        shown = f"{settings!r} {settings} {settings.model_dump(mode='json')}"
+    except InvalidSettings as error:
+        shown = error.message
+    assert "redis" in shown
+    assert "secret" not in shown
