@@ -56,7 +56,10 @@ class Entry:
 
     def reply_to(self, stream: str) -> str | None:
         """Where the caller waits, if that is a key that replies may be put at."""
-        key = self.fields().get(b"reply_to", b"").decode(errors="replace")
+        try:
+            key = self.fields().get(b"reply_to", b"").decode()
+        except UnicodeDecodeError:
+            return None
         return key if key.startswith(reply_prefix(stream)) else None
 
     def message(self, stream: str) -> Message:
@@ -66,7 +69,7 @@ class Entry:
             raise Malformed("it has no field body")
         reply_to = self.reply_to(stream)
         if b"reply_to" in fields and reply_to is None:
-            raise Malformed(f"its reply_to does not start with {reply_prefix(stream)}")
+            raise Malformed(f"its reply_to is not UTF-8 that starts with {reply_prefix(stream)}")
         deadline_ms = None
         if b"deadline_ms" in fields:
             try:

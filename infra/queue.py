@@ -227,7 +227,7 @@ class Queue:
             return Backlog(0, 0)
         mine = [group for group in groups if group["name"] == self._group.encode()]
         pending = int(mine[0]["pending"]) if mine else 0
-        return Backlog(length - pending, pending)
+        return Backlog(max(length - pending, 0), pending)  # what is pending may have been deleted
 
     async def dead(self, count: int = 100) -> list[DeadLetter]:
         """The newest dead letters, newest first. Raises RedisUnavailable."""

@@ -77,8 +77,10 @@ if not acknowledged(ARGV[1], ARGV[4]) then return 0 end
 local entry = redis.call('XRANGE', KEYS[1], ARGV[4], ARGV[4])[1]
 redis.call('XDEL', KEYS[1], ARGV[4])
 if entry then
+  -- Of an absurd entry the first 100 fields are kept: Lua cannot pass on thousands.
   redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[3], '*',
-    'id', ARGV[4], 'reason', ARGV[5], 'deliveries', ARGV[6], unpack(entry[2]))
+    'id', ARGV[4], 'reason', ARGV[5], 'deliveries', ARGV[6],
+    unpack(entry[2], 1, math.min(#entry[2], 200)))
 end
 if ARGV[7] == '1' then give(KEYS[3], ARGV[8], ARGV[2]) end
 return 1

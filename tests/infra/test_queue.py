@@ -69,6 +69,7 @@ def test_a_message_is_read_answered_once_and_gone(tell: Callable[[Story], None])
         assert (message.id, message.body, message.deliveries) == (id_, b"question", 1)
         assert await desk.queue.finish([(message, b"answer")]) == 1
         assert await desk.queue.finish([(message, b"again")]) == 0
+        assert 0 < await desk.redis.pttl(key) <= 30_000, "a reply that nobody takes goes"
         assert await desk.queue.wait_reply(key, 1) == b"answer"
         assert await desk.redis.exists(key, desk.stream) == 1, "only the empty stream is left"
         assert await desk.redis.xlen(desk.stream) == 0
@@ -152,6 +153,41 @@ def test_the_backlog_tells_what_waits_from_what_is_in_hand(tell: Callable[[Story
     tell(story)
 
 
+def test_what_was_deleted_in_a_workers_hands_is_no_backlog_and_harms_nobody(
+    tell: Callable[[Story], None],
+) -> None:
+    async def story(desk: Desk) -> None:
+        id_ = await desk.queue.publish(b"gone")
+        held = await desk.queue.read("w1", 10, 100)
+        await desk.redis.xdel(desk.stream, id_)
+        assert (await desk.queue.backlog()).lag == 0
+        await asyncio.sleep(2 * VISIBILITY_S)
+        assert await desk.another().read("w2", 10, 1) == []
+        assert await desk.queue.finish([(held[0], None)]) == 0
+        assert (await desk.queue.backlog()).pending == 0
+
+    tell(story)
+
+
+def test_workers_that_left_are_forgotten_once_they_hold_nothing(
+    tell: Callable[[Story], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("infra.queue._FORGET_CONSUMER_MS", 1)
+
+    async def story(desk: Desk) -> None:
+        for worker in ("done", "holds"):
+            await desk.queue.publish(worker.encode())
+            messages = await desk.queue.read(worker, 10, 100)
+            if worker == "done":
+                await desk.queue.finish([(message, None) for message in messages])
+        await asyncio.sleep(0.01)
+        await desk.another().read("new", 10, 1)
+        consumers = await desk.redis.xinfo_consumers(desk.stream, "workers")
+        assert {each["name"] for each in consumers} == {b"holds", b"new"}
+
+    tell(story)
+
+
 def test_what_no_worker_can_answer_goes_to_the_dead_letters_and_can_be_retried(
     tell: Callable[[Story], None],
 ) -> None:
@@ -179,8 +215,10 @@ def test_what_no_worker_can_answer_goes_to_the_dead_letters_and_can_be_retried(
     [
         ({"question": "where?"}, "no field body"),
         ({"body": "x", "deadline_ms": "soon"}, "deadline_ms is not a whole number"),
-        ({"body": "x", "reply_to": "somebody:elses:key"}, "reply_to does not start with"),
+        ({"body": "x", "reply_to": "somebody:elses:key"}, "reply_to is not UTF-8 that starts with"),
+        ({"body": "x", "reply_to": b"\xff"}, "reply_to is not UTF-8 that starts with"),
         ({b"\xff": b"\xff", "id": "7"}, "no field body"),
+        ({f"f{i}": "thousands of fields" for i in range(5000)}, "no field body"),
     ],
 )
 def test_an_entry_that_is_no_message_goes_to_the_dead_letters(

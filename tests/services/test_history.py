@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from infra.redis import AsyncRedis, connect_async
 from services.history import HistoryStore
@@ -71,6 +74,58 @@ def test_events_of_the_same_moment_stay_in_their_order(tell: Callable[[Story], N
     async def story(_redis: AsyncRedis, store: HistoryStore) -> None:
         await store.append([event(item, 1) for item in ("z", "a", "m")])
         assert await store.read(["ann"]) == [["z", "a", "m"]]
+
+    tell(story)
+
+
+def test_events_of_the_same_moment_stay_in_the_order_of_their_arrival(
+    tell: Callable[[Story], None],
+) -> None:
+    async def story(_redis: AsyncRedis, store: HistoryStore) -> None:
+        for item in ("z", "a", "m"):
+            await store.append([event(item, 1)])
+        assert await store.read(["ann"]) == [["z", "a", "m"]]
+
+    tell(story)
+
+
+@given(
+    told=st.lists(st.tuples(st.sampled_from("abc"), st.integers(-2, 2)), min_size=1, max_size=12),
+    cuts=st.tuples(st.integers(0, 12), st.integers(0, 12)).map(sorted),
+    again=st.integers(0, 12),
+)
+@settings(max_examples=40, deadline=None)
+def test_however_events_are_told_and_told_again_the_history_is_the_same(
+    redis_url: str, told: list[tuple[str, int]], cuts: list[int], again: int
+) -> None:
+    """Seeded up to one place, told up to another, and then again from a third."""
+    seeded, cut = cuts
+    events = [event(item, minute) for item, minute in told]
+    millis = [int(each.timestamp.timestamp()) * 1000 for each in events]
+
+    async def main() -> list[str]:
+        redis = connect_async(redis_url)
+        store = HistoryStore(redis, f"test-{uuid.uuid4().hex[:8]}", max_items=20, ttl_s=100)
+        try:
+            for _ in range(2):
+                before = [each.item_id for each in events[:seeded]]
+                await store.seed(["ann"], [before], [millis[:seeded]])
+            for part in (events[seeded:cut], events[cut:], events[again:]):
+                await store.append(part)
+            return (await store.read(["ann"]))[0]
+        finally:
+            await redis.aclose()
+
+    once = dict.fromkeys(told)
+    assert asyncio.run(main()) == [item for item, _ in sorted(once, key=lambda each: each[1])]
+
+
+def test_a_forgotten_user_has_no_history(tell: Callable[[Story], None]) -> None:
+    async def story(_redis: AsyncRedis, store: HistoryStore) -> None:
+        await store.append([event("tea", 1), event("rye", 1, "bob")])
+        assert await store.forget("ann")
+        assert not await store.forget("ann")
+        assert await store.read(["ann", "bob"]) == [[], ["rye"]]
 
     tell(story)
 
