@@ -38,10 +38,15 @@ return {found[1], claimed}
 """
 
 RENEW = """
--- ARGV: group, consumer, then ids. Renews what is still this consumer's; returns how many.
+-- ARGV: group, consumer, then ids. Renews what is still this consumer's; returns how many: none
+-- where the database was emptied meanwhile, group and all.
 local renewed = 0
 for i = 3, #ARGV do
-  local pending = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[i], ARGV[i], 1)
+  local pending = redis.pcall('XPENDING', KEYS[1], ARGV[1], ARGV[i], ARGV[i], 1)
+  if pending.err then
+    if string.sub(pending.err, 1, 7) == 'NOGROUP' then return 0 end
+    return pending
+  end
   if pending[1] and pending[1][2] == ARGV[2] then
     redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[i], 'JUSTID')
     renewed = renewed + 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import uuid
 
 # The tests' matrices are small: one thread is faster than several, and leaves room for workers.
@@ -24,6 +25,10 @@ from recsys.data.dataset import EVENTS_SCHEMA, write_dataset
 from recsys.registry import Registry
 from services.cluster import cluster
 from tests.planted import Planted, fill, plant
+
+# A shell switches Ctrl-C off for what it starts in the background, and processes hand that on:
+# the tests that press it would wait for ever.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A law holds on a busy machine too: how long an example takes says nothing about it.
 settings.register_profile("any machine", deadline=None)

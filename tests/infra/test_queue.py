@@ -183,7 +183,8 @@ def test_workers_that_left_are_forgotten_once_they_hold_nothing(
         await asyncio.sleep(0.01)
         await desk.another().read("new", 10, 1)
         consumers = await desk.redis.xinfo_consumers(desk.stream, "workers")
-        assert {each["name"] for each in consumers} == {b"holds", b"new"}
+        # Redis 7.0 lists a worker from its first message on, later servers from its first read.
+        assert {each["name"] for each in consumers} - {b"new"} == {b"holds"}
 
     tell(story)
 
@@ -256,6 +257,21 @@ def test_a_reader_goes_on_after_the_database_was_emptied(tell: Callable[[Story],
         assert await desk.queue.read("w1", 10, 1) == []
         await desk.queue.publish(b"after")
         assert [m.body for m in await desk.queue.read("w1", 10, 100)] == [b"after"]
+
+    tell(story)
+
+
+def test_what_was_in_hand_when_the_database_was_emptied_is_nobodys(
+    tell: Callable[[Story], None],
+) -> None:
+    async def story(desk: Desk) -> None:
+        key = desk.queue.new_reply_key()
+        await desk.queue.publish(b"before", reply_to=key)
+        (message,) = await desk.queue.read("w1", 10, 100)
+        await desk.redis.delete(desk.stream)
+        assert await desk.queue.renew("w1", [message]) == 0
+        assert await desk.queue.finish([(message, b"too late")]) == 0
+        assert await desk.queue.wait_reply(key, 0.05) is None
 
     tell(story)
 
