@@ -9,22 +9,20 @@ Ray starts, so everything that uses Ray in one run shares the cluster made here.
 from __future__ import annotations
 
 import importlib
-import logging
 import os
 import platform
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray._private import ray_constants
 
-from infra.errors import RecsysError
+from recsys.training.local_ray import ENVIRONMENT, start
 from services.haproxy import launcher
 from services.headers import middlewares
 
@@ -60,7 +58,6 @@ def cluster(
     http_host: where HAProxy listens, when Ray Serve is started here.
     haproxy: let Ray Serve answer through HAProxy, which is about five times as fast as its proxy
     in Python. Where that cannot be had, the note says why.
-    quiet: leave what Ray's processes print to their log files.
     quiet: leave what Ray's processes log in its files, off this process's standard error.
 
     Where the caller has started Ray by itself, it is used as it is and not stopped.
@@ -80,7 +77,7 @@ def cluster(
             folder = Path(tempfile.mkdtemp(prefix="recsys-", dir="/tmp"))  # sockets: short paths
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
             environment |= _haproxy(folder, binary, http_host)
-        _start(environment, quiet=quiet)
+        start(environment, quiet=quiet)
         stack.callback(ray.shutdown)
         _current = Cluster(binary is not None, note)
         try:
@@ -117,28 +114,6 @@ def on_loopback() -> bool:
     return address == LOOPBACK
 
 
-def _start(environment: Mapping[str, str], *, quiet: bool) -> None:
-    before = dict(os.environ)
-    os.environ.update(environment)
-    # Ray read the switch when it was imported, perhaps long before this.
-    before_switch, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
-    try:
-        ray.init(
-            address="local",
-            include_dashboard=False,
-            logging_level=logging.ERROR,
-            log_to_driver=not quiet,
-        )
-    except (RuntimeError, OSError, TimeoutError) as error:
-        raise RecsysError(
-            f"Ray did not start: {error}. `recsys doctor` looks for causes"
-        ) from error
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before_switch
-        os.environ.clear()
-        os.environ.update(before)
-
-
 def _haproxy_binary() -> tuple[str | None, str | None]:
     """The path of HAProxy, or why there is none."""
     try:
@@ -153,8 +128,7 @@ def _haproxy_binary() -> tuple[str | None, str | None]:
 def _environment() -> dict[str, str]:
     """The switches that hold with either proxy."""
     return {
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        **ENVIRONMENT,
         # What RAY_SERVE_THROUGHPUT_OPTIMIZED stands for, without ports for callers outside.
         "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
         "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",

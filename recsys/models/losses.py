@@ -55,6 +55,48 @@ class _CrossEntropy(Function):
         return grads[0] * grad_queries, grads[0] * grad_items, None, None
 
 
+class _SampledSoftmax(Function):
+    """The sampled softmax, which never holds the P × S logits: made as `_CrossEntropy` is."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        queries: torch.Tensor,
+        wanted: torch.Tensor,
+        drawn: torch.Tensor,
+        targets: torch.Tensor,
+        negatives: torch.Tensor,
+        correction: torch.Tensor,
+        n: float,
+    ) -> torch.Tensor:
+        grad_queries, grad_wanted = torch.empty_like(queries), torch.empty_like(wanted)
+        grad_drawn = torch.zeros_like(drawn, dtype=torch.float32)
+        loss = queries.new_zeros((), dtype=torch.float32)
+        rows = max(1, LOGITS_AT_ONCE // len(drawn))
+        for start in range(0, len(queries), rows):
+            chunk = slice(start, start + rows)
+            some, right = queries[chunk], wanted[chunk]
+            of_target = (some * right).sum(1, keepdim=True).float()
+            logits = (some @ drawn.T).float().sub_(correction)
+            logits.masked_fill_(targets[chunk, None] == negatives, float("-inf"))
+            total = torch.logaddexp(of_target, logits.logsumexp(1, keepdim=True))
+            loss += (total - of_target).sum()
+            gradient = logits.sub_(total).exp_().to(queries.dtype)
+            of_right = torch.expm1(of_target - total).to(queries.dtype)
+            grad_queries[chunk] = gradient @ drawn + of_right * right
+            grad_wanted[chunk] = of_right * some
+            grad_drawn += gradient.T @ some
+        ctx.save_for_backward(
+            grad_queries.div_(n), grad_wanted.div_(n), grad_drawn.div_(n).to(drawn.dtype)
+        )
+        return loss / n
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        scaled = [grads[0] * gradient for gradient in ctx.saved_tensors]
+        return (*scaled, None, None, None, None)
+
+
 def cross_entropy(
     queries: torch.Tensor, items: torch.Tensor, targets: torch.Tensor, n: float
 ) -> torch.Tensor:
@@ -81,12 +123,12 @@ def sampled_softmax(
     A drawn item stands for 1 / (S q) of its kind, so its logit is lowered by log(S q) (Bengio &
     Senécal 2008); the target is there anyway and keeps its own, and is left out where it is
     drawn as a negative of itself. So the drawn sum estimates that over all other items without
-    bias, and the loss nears the full one as S grows. O(P·S·D) time, O(P·S) memory.
+    bias, and the loss nears the full one as S grows. O(P·S·D) time; O(chunk·S + (P + N)·D) memory.
 
     negatives: Int64[S], drawn with replacement by the probabilities q; log_q: Float32[N], log q.
     """
-    logits = (queries @ items[negatives].T).float()
-    logits = logits - log_q[negatives] - math.log(len(negatives))
-    logits = logits.masked_fill(targets[:, None] == negatives, float("-inf"))
-    of_target = (queries * items[targets]).sum(1, keepdim=True).float()
-    return (torch.cat([of_target, logits], 1).logsumexp(1) - of_target[:, 0]).sum() / n
+    correction = log_q[negatives] + math.log(len(negatives))
+    loss: torch.Tensor = _SampledSoftmax.apply(  # type: ignore[no-untyped-call]
+        queries, items[targets], items[negatives], targets, negatives, correction, n
+    )
+    return loss

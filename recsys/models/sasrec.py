@@ -23,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
+from infra.errors import RecsysError
 from recsys.data.histories import Histories
 from recsys.models.attention import SelfAttention
 from recsys.models.losses import cross_entropy, sampled_softmax
@@ -150,7 +151,10 @@ class SasrecFit(Fit):
         self._sequences = recent.take(np.flatnonzero(recent.lengths > 1))
         self._counts = np.bincount(histories.items, minlength=n_items)
         if len(self._sequences) == 0:
-            raise ValueError("sasrec needs users with at least two events to learn an order from")
+            raise RecsysError(
+                "sasrec learns an order and needs users with at least two events to train on; "
+                "there is none. Train popularity, or give it longer histories"
+            )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self._network = _network(config, n_items).to(device)
@@ -245,19 +249,33 @@ class SasrecFit(Fit):
         return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
 
     def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        if "step" not in state:
+            raise ValueError("the tensor step is missing")
+        moments = [self._moments(i, state) for i in range(len(list(self._network.parameters())))]
         prefix = "network."
         network = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
         _load(self._network, network)
-        for i, parameter in enumerate(self._network.parameters()):
-            start = f"adam.{i}."
-            moments = {k.removeprefix(start): v for k, v in state.items() if k.startswith(start)}
-            self._optimizer.state[parameter] = {
-                name: value.clone() if name == "step" else value.to(self._device, copy=True)
-                for name, value in moments.items()
-            }
-        if "step" not in state:
-            raise ValueError("the tensor step is missing")
+        for parameter, of_parameter in zip(self._network.parameters(), moments, strict=True):
+            self._optimizer.state[parameter] = of_parameter
         self._step = int(state["step"])
+
+    def _moments(self, i: int, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """What Adam remembers of the i-th parameter: nothing before the first step."""
+        if int(state["step"]) == 0:
+            return {}
+        shape = list(self._network.parameters())[i].shape
+        found: dict[str, torch.Tensor] = {}
+        for name in ("step", "exp_avg", "exp_avg_sq"):
+            key = f"adam.{i}.{name}"
+            if key not in state:
+                raise ValueError(f"the tensor {key} is missing")
+            if name == "step":  # Adam keeps it beside the processor
+                found[name] = state[key].clone()
+                continue
+            if state[key].shape != shape:
+                raise ValueError(f"the tensor {key} is not of the shape {tuple(shape)}")
+            found[name] = state[key].to(self._device, copy=True)
+        return found
 
 
 def _network(config: SasrecConfig, n_items: int) -> SelfAttention:

@@ -62,7 +62,7 @@ class Progress(BaseModel):
     """Processor seconds that all workers have used so far."""
 
     peak_rss_mb: float = 0.0
-    """The most memory that the first worker has held, in MB."""
+    """The most memory that any worker has held, in MB."""
 
     @property
     def best_epoch(self) -> int:

@@ -12,11 +12,12 @@ import logging
 import os
 import resource
 import shutil
+import signal
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,19 @@ from recsys.data.dataset import Dataset
 from recsys.data.split import split_dataset
 from recsys.evaluation.protocol import validate
 from recsys.models.catalog import kind_of
-from recsys.models.model import Model, ModelConfig
+from recsys.models.model import Model, ModelConfig, Tensors
 from recsys.training.checkpoint import Checkpoint, EpochReport, Progress
+from recsys.training.local_ray import connected
+from recsys.training.run import (
+    IN_PROCESS,
+    RAY,
+    REPORTS,
+    Identity,
+    prepare,
+    refusal,
+    refuse,
+    seconds_spent,
+)
 from recsys.training.workers import current_workers
 
 PATIENCE = 8
@@ -41,12 +53,6 @@ PATIENCE = 8
 
 MAX_FAILURES = 3
 """How often the workers are started anew after one has died."""
-
-IN_PROCESS = "in-process"
-"""The folder, in the run's, of the checkpoints of a run without workers."""
-
-REPORTS = "epochs.jsonl"
-"""The file of the run's folder to which every epoch's report is added."""
 
 
 class TrainingFailed(RecsysError):
@@ -63,7 +69,8 @@ class FitResult:
     starts: int
     """How often the workers were started: more than 1 if any died or the run was resumed."""
     cost: dict[str, float]
-    """`wall_s`, `core_s` of the workers, `peak_rss_mb` of the largest one, `workers`, `gpus`."""
+    """`wall_s`, `core_s` of the workers, `peak_rss_mb` of the largest one, `workers`, `gpus`; what
+    a resumed run had spent before is counted in."""
 
 
 def fit(
@@ -80,62 +87,41 @@ def fit(
 ) -> FitResult:
     """Fit the model of `config` to the training part of the Dataset in the folder `dataset`.
 
-    run_dir: a folder that every worker reaches, for the checkpoints; what an earlier run left in
-    it is deleted, or gone on from with `resume`.
-    workers: Ray Train workers in the Ray that this process is connected to; 0 trains in this
-    process and starts no Ray. gpu: one each.
-    on_epoch: called in this process, in a thread of its own, after each epoch.
+    run_dir: a folder of the run's own that every worker reaches; what an earlier run left in it
+    is deleted, or gone on from with `resume`.
+    workers: Ray Train workers, in the Ray that this process is connected to or else in one that
+    lasts as long as the fit; 0 trains in this process and needs no Ray. gpu: one each.
+    on_epoch: called in this process, in a thread of its own, after each epoch; again for an epoch
+    that is done again because a worker died.
 
-    Raises TrainingFailed if the workers fail more than MAX_FAILURES times, and RecsysError if the
-    data cannot be read. Whatever is wrong with the data is found here and not on the workers.
+    Raises TrainingFailed if the workers fail more than MAX_FAILURES times, BadRun if `run_dir` is
+    not this run's, and RecsysError if the data cannot be read or learnt from.
     """
     kind = kind_of(config.kind)
-    n_users = len(Dataset.load(dataset).users)
-    if n_users == 0:
+    data = Dataset.load(dataset)
+    if len(data.users) == 0:
         raise RecsysError(f"{dataset} has no user to learn from")
     run_dir = run_dir.resolve()
-    if not resume:
-        shutil.rmtree(run_dir, ignore_errors=True)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    started = time.monotonic()
-    logging.getLogger("ray.train").setLevel(logging.ERROR)
-    trainer = TorchTrainer(
-        _train,
-        train_loop_config={
-            "config": config.model_dump(mode="json"),
-            "kind": config.kind,
-            "dataset": str(dataset.resolve()),
-            "protocol": protocol,
-            "epochs": epochs,
-            "run_dir": str(run_dir),
-            "in_process": workers == 0,
-        },
-        torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=workers,
-            use_gpu=gpu,
-            resources_per_worker={"CPU": _cores(workers)},
-        ),
-        run_config=ray.train.RunConfig(
-            name="ray",
-            storage_path=str(run_dir),
-            failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
-        ),
+    identity = Identity(
+        kind=config.kind,
+        config=config.model_dump(mode="json"),
+        data=data.fingerprint,
+        protocol=protocol,
+        in_process=workers == 0,
     )
-    with _followed(run_dir / REPORTS, on_epoch):
-        try:
-            result = trainer.fit()
-        except ray.train.TrainingFailedError as error:
-            raise TrainingFailed(f"training {config.kind} failed: {error}") from error
-    final = result.checkpoint or _newest(run_dir)  # a finished run resumed reports nothing new
-    if final is None:
-        raise TrainingFailed(f"training {config.kind} ended before its first epoch did")
-    with final.as_directory() as folder:
-        checkpoint = Checkpoint.load(Path(folder))
-    progress = checkpoint.progress
+    prepare(run_dir, identity, resume=resume)
+    started = time.monotonic() - seconds_spent(run_dir)
+    logging.getLogger("ray.train").setLevel(logging.ERROR)
+    options = {
+        **identity.model_dump(),
+        "dataset": str(dataset.resolve()),
+        "epochs": epochs,
+        "run_dir": str(run_dir),
+    }
+    with nullcontext() if workers == 0 else connected(), _followed(run_dir / REPORTS, on_epoch):
+        progress, best = _run(options, run_dir, workers=workers, gpu=gpu)
     return FitResult(
-        model=kind.model.restore(config, checkpoint.best),
+        model=kind.model.restore(config, best),
         history=progress.history,
         best_epoch=progress.best_epoch,
         starts=progress.starts,
@@ -149,6 +135,64 @@ def fit(
     )
 
 
+def _run(
+    options: dict[str, Any], run_dir: Path, *, workers: int, gpu: bool
+) -> tuple[Progress, Tensors]:
+    """Run the workers to their end; returns how it went, and the best model's tensors."""
+    kind = options["kind"]
+    trainer = TorchTrainer(
+        _train,
+        train_loop_config=options,
+        torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=workers,
+            use_gpu=gpu,
+            resources_per_worker={"CPU": _cores(workers)},
+        ),
+        run_config=ray.train.RunConfig(
+            name=RAY,
+            storage_path=str(run_dir),
+            failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
+        ),
+    )
+    try:
+        with _interruptible():
+            result = trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        if reason := refusal(run_dir):
+            raise RecsysError(reason) from None
+        raise TrainingFailed(f"training {kind} failed: {error}") from error
+    if reason := refusal(run_dir):
+        raise RecsysError(reason)
+    final = result.checkpoint or _newest(run_dir)  # a finished run resumed reports nothing new
+    if final is None:
+        raise TrainingFailed(f"training {kind} ended before its first epoch did")
+    with final.as_directory() as folder:
+        checkpoint = Checkpoint.load(Path(folder))
+    return checkpoint.progress, checkpoint.best
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let Ctrl-C be a KeyboardInterrupt, in the block and after it.
+
+    Ray Train answers SIGINT with its own handler, which ends the workers and then raises
+    SystemExit, and which it never takes back: left there, the next Ctrl-C of this process would
+    ask a controller to abort that is no more.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as error:
+        raise KeyboardInterrupt from error
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _cores(workers: int) -> int:
     """The cores of each worker, which Ray also makes its number of threads."""
     if workers == 0:
@@ -159,8 +203,16 @@ def _cores(workers: int) -> int:
 
 
 def _train(options: dict[str, Any]) -> None:
-    """What each worker runs."""
-    kind = kind_of(options["kind"])
+    """What each worker runs. What is wrong with the input is wrong at every new start too, so it
+    is told and not raised, which would have Ray Train start again."""
+    try:
+        _train_epochs(options)
+    except RecsysError as error:
+        refuse(Path(options["run_dir"]), error.message)
+
+
+def _train_epochs(options: dict[str, Any]) -> None:
+    kind, cores_before = kind_of(options["kind"]), _core_seconds()
     config = kind.config.model_validate(options["config"])
     dataset = Dataset.load(Path(options["dataset"]))
     split = split_dataset(dataset, options["protocol"])
@@ -191,12 +243,13 @@ def _train(options: dict[str, Any]) -> None:
             ndcg=ndcg,
             seconds=time.monotonic() - began,
         )
-        usage = workers.sum(torch.tensor([_core_seconds()], dtype=torch.float64)).item()
+        used = torch.tensor([[_core_seconds() - cores_before, _peak_rss_mb()]], dtype=torch.float64)
+        core_seconds, rss_mb = workers.concatenate(used).unbind(1)
         progress = progress.model_copy(
             update={
                 "history": [*progress.history, report],
-                "core_seconds": earlier + usage,
-                "peak_rss_mb": max(progress.peak_rss_mb, _peak_rss_mb()),
+                "core_seconds": earlier + core_seconds.sum().item(),
+                "peak_rss_mb": max(progress.peak_rss_mb, rss_mb.max().item()),
             }
         )
         if progress.best_epoch == epoch:

@@ -74,6 +74,8 @@ def command(
     name = name or kind
     model_config = read_config(kind, config, set_ or [], seed)
     dataset = Dataset.load(data)
+    registry = Registry(settings.models_dir)
+    registry.versions(name)  # refuses a name that cannot be one, before hours are spent
     with nullcontext() if workers == 0 else cluster(quiet=True):
         fitted = fit_with_progress(
             model_config,
@@ -85,7 +87,6 @@ def command(
             run_dir=settings.state_dir / "runs" / name,
             resume=resume,
         )
-    registry = Registry(settings.models_dir)
     with err.status("Measuring on the test part, indexing and sealing"):
         published = publish(registry, name, dataset, split_dataset(dataset, split), fitted)
         if activate:

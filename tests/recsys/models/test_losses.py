@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch.nn import functional
@@ -50,6 +52,29 @@ def test_the_sampled_softmax_nears_the_full_one_as_more_is_drawn(
     full = cross_entropy(queries, items, targets, 37)
     sampled = sampled_softmax(queries, items, targets, 37, negatives=negatives, log_q=q.log())
     torch.testing.assert_close(sampled, full, rtol=5e-3, atol=0)
+
+
+def test_the_sampled_softmax_in_chunks_is_that_of_all_logits_at_once(
+    batch: tuple[torch.Tensor, torch.Tensor, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(losses, "LOGITS_AT_ONCE", 30 * 10)  # four chunks, the last one shorter
+    queries, items, targets = batch
+    log_q = torch.rand(50).softmax(0).log()
+    drawn = torch.randint(0, 50, (30,))  # with items drawn twice, and targets among them
+    assert (targets[:, None] == drawn).any()
+
+    of_target = (queries * items[targets]).sum(1, keepdim=True)
+    logits = queries @ items[drawn].T - log_q[drawn] - math.log(30)
+    logits = logits.masked_fill(targets[:, None] == drawn, float("-inf"))
+    every = torch.cat([of_target, logits], 1)
+    dense = functional.cross_entropy(every, torch.zeros(37, dtype=torch.int64), reduction="sum")
+    wanted = torch.autograd.grad(dense / 40, [queries, items])
+
+    loss = sampled_softmax(queries, items, targets, 40, negatives=drawn, log_q=log_q)
+    gradients = torch.autograd.grad(loss, [queries, items])
+    torch.testing.assert_close(loss, dense / 40)
+    for gradient, want in zip(gradients, wanted, strict=True):
+        torch.testing.assert_close(gradient, want)
 
 
 def test_a_drawn_target_is_no_negative_of_its_own() -> None:

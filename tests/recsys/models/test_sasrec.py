@@ -7,6 +7,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from infra.errors import RecsysError
 from recsys.data.histories import Histories
 from recsys.models.attention import SelfAttention
 from recsys.models.model import Alone
@@ -84,8 +85,26 @@ def test_heads_that_do_not_divide_the_dimension_are_refused() -> None:
 
 
 def test_users_of_one_event_cannot_teach_an_order() -> None:
-    with pytest.raises(ValueError, match="at least two events"):
+    with pytest.raises(RecsysError, match="at least two events"):
         SasrecFit(SasrecConfig(), Histories.of([[1], [2]]), 3, Alone(), CPU)
+
+
+@pytest.mark.parametrize("name", ["step", "network.norm.weight", "adam.0.exp_avg", "adam.3.step"])
+def test_a_state_that_lacks_a_tensor_is_refused_by_its_name(name: str) -> None:
+    fit, other = (
+        SasrecFit(SasrecConfig(dim=8, min_steps=1), ring(10, 20, 5), 10, Alone(), CPU)
+        for _ in range(2)
+    )
+    fit.run_epoch(0)
+    state = {key: tensor for key, tensor in fit.state().items() if key != name}
+    with pytest.raises(ValueError, match=name.removeprefix("network.")):
+        other.load_state(state)
+
+
+def test_a_state_before_the_first_step_is_taken() -> None:
+    fit = SasrecFit(SasrecConfig(dim=8, min_steps=1), ring(10, 20, 5), 10, Alone(), CPU)
+    fit.load_state(fit.state())
+    assert np.isfinite(fit.run_epoch(0)["loss"])
 
 
 def test_tensors_of_another_network_are_refused(network: SelfAttention) -> None:

@@ -5,14 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from infra.errors import RecsysError
+from recsys.data.dataset import EVENTS_SCHEMA, write_dataset
 from recsys.models.popularity import PopularityConfig
 from recsys.models.sasrec import SasrecConfig
 from recsys.training import fit as fit_module
-from recsys.training.checkpoint import EpochReport
-from recsys.training.fit import fit
+from recsys.training.checkpoint import STATE, EpochReport
+from recsys.training.fit import TrainingFailed, fit
 
 SMALL = SasrecConfig(
     dim=16,
@@ -62,6 +64,7 @@ def test_a_resumed_run_goes_on_after_its_last_epoch_as_if_never_stopped(
     whole = fit(SMALL, ring, run_dir=tmp_path / "whole", workers=0, epochs=4)
     assert [report.epoch for report in resumed.history] == [0, 1, 2, 3]
     assert resumed.starts == 2
+    assert resumed.cost["wall_s"] > sum(report.seconds for report in resumed.history)
     losses = [[report.loss for report in result.history] for result in (resumed, whole)]
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
 
@@ -82,10 +85,55 @@ def test_a_folder_that_is_no_dataset_is_named(tmp_path: Path) -> None:
         fit(SMALL, tmp_path, run_dir=tmp_path / "run", workers=0)
 
 
+def test_another_model_does_not_go_on_from_a_run(ring: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    fit(SMALL, ring, run_dir=run, workers=0, epochs=1)
+    with pytest.raises(RecsysError, match="dim was 16 and is now 32"):
+        fit(SMALL.model_copy(update={"dim": 32}), ring, run_dir=run, workers=0, resume=True)
+
+
+def test_a_run_is_not_resumed_from_a_truncated_checkpoint(ring: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    fit(SMALL, ring, run_dir=run, workers=0, epochs=1)
+    (state,) = run.rglob(STATE)
+    state.write_bytes(state.read_bytes()[:-5])
+    with pytest.raises(RecsysError, match=STATE):
+        fit(SMALL, ring, run_dir=run, workers=0, resume=True)
+
+
+def test_the_folder_of_a_run_is_never_one_with_other_things(ring: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(RecsysError, match=r"thesis\.tex"):
+        fit(SMALL, ring, run_dir=tmp_path, workers=0)
+    assert (tmp_path / "thesis.tex").exists()
+
+
+def test_data_that_nothing_can_be_learnt_from_is_refused_in_words(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(RecsysError, match="at least two events"):
+        fit(SMALL, too_short(tmp_path / "short"), run_dir=tmp_path / "run", workers=0)
+
+
 @pytest.mark.usefixtures("ray_cluster")
-def test_two_workers_come_to_what_one_does(ring: Path, tmp_path: Path) -> None:
-    one = fit(SMALL, ring, run_dir=tmp_path / "one", workers=0, epochs=3)
-    two = fit(SMALL, ring, run_dir=tmp_path / "two", workers=2, epochs=3)
-    losses = [[report.loss for report in result.history] for result in (one, two)]
-    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-3)
-    assert two.cost["workers"] == 2
+def test_workers_that_refuse_the_data_are_not_started_again(tmp_path: Path) -> None:
+    with pytest.raises(RecsysError, match="at least two events") as refused:
+        fit(SMALL, too_short(tmp_path / "short"), run_dir=tmp_path / "run", workers=1)
+    assert not isinstance(refused.value, TrainingFailed)
+
+
+def too_short(folder: Path) -> Path:
+    """Users of three events each, of which one is left when two are held out."""
+    users = np.repeat(np.arange(20), 3)
+    events = pa.table(
+        {
+            "user_id": [f"u{user}" for user in users],
+            "item_id": [f"i{n % 7}" for n in range(len(users))],
+            "timestamp": pa.array(range(len(users))).cast(pa.timestamp("ms", tz="UTC")),
+            "event": ["view"] * len(users),
+            "value": pa.array([1.0] * len(users), pa.float32()),
+        },
+        schema=EVENTS_SCHEMA,
+    )
+    write_dataset(folder, [events], None, "short histories")
+    return folder

@@ -1,0 +1,130 @@
+"""The folder of a training run: what it is a run of, its checkpoints, its epochs' reports.
+
+run.json       what is fitted to what; a resumed run must be the same
+epochs.jsonl   every epoch's report, as it ends
+ray/           Ray Train's checkpoints
+in-process/    the checkpoints of a run without workers
+refused.txt    why the workers cannot train on this data
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from infra.errors import RecsysError
+from infra.storage import UNFINISHED, atomic_file
+from recsys.training.checkpoint import EpochReport
+
+IDENTITY, REPORTS, REFUSED = "run.json", "epochs.jsonl", "refused.txt"
+RAY, IN_PROCESS = "ray", "in-process"
+_OURS = {IDENTITY, REPORTS, REFUSED, RAY, IN_PROCESS}
+
+
+class BadRun(RecsysError):
+    """A folder that is not that of this run."""
+
+
+class Identity(BaseModel):
+    """What a run is a run of."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+    kind: str
+    """The model's kind."""
+
+    config: dict[str, Any]
+    """Its hyper-parameters."""
+
+    data: str
+    """The fingerprint of the Dataset."""
+
+    protocol: str
+    """How the Dataset is split."""
+
+    in_process: bool
+    """Whether it trains without workers, which keeps its checkpoints in another place."""
+
+
+def prepare(folder: Path, identity: Identity, *, resume: bool) -> None:
+    """Make the folder ready: empty, or with `resume` as the same run left it.
+
+    Raises BadRun, and deletes nothing, if anything but a run is in the folder, or if the run to
+    resume is of something else.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    names = sorted(entry.name for entry in folder.iterdir())
+    strangers = [name for name in names if name not in _OURS and not name.startswith(UNFINISHED)]
+    if strangers:
+        raise BadRun(
+            f"{folder} holds {strangers[0]!r}, which no training run has written: give the run a "
+            "folder of its own"
+        )
+    if resume and names:
+        _check_same(_identity(folder), identity, folder)
+        (folder / REFUSED).unlink(missing_ok=True)
+        return
+    for name in names:
+        entry = folder / name
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+    with atomic_file(folder / IDENTITY) as file:
+        file.write(identity.model_dump_json().encode())
+
+
+def refuse(folder: Path, reason: str) -> None:
+    """Leave word to the process that started the workers."""
+    with atomic_file(folder / REFUSED) as file:
+        file.write(reason.encode())
+
+
+def refusal(folder: Path) -> str | None:
+    """The word that a worker left."""
+    try:
+        return (folder / REFUSED).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+
+
+def seconds_spent(folder: Path) -> float:
+    """The seconds of all epochs that ended in this run so far."""
+    try:
+        lines = (folder / REPORTS).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return 0.0
+    return sum(EpochReport.model_validate_json(line).seconds for line in lines)
+
+
+def _identity(folder: Path) -> Identity:
+    try:
+        return Identity.model_validate_json((folder / IDENTITY).read_bytes())
+    except (FileNotFoundError, ValidationError):
+        raise BadRun(
+            f"{folder / IDENTITY} cannot be read, so there is no telling what the run was of: "
+            "train without --resume"
+        ) from None
+
+
+def _check_same(before: Identity, now: Identity, folder: Path) -> None:
+    changes = [
+        f"{name} was {was!r} and is now {would!r}"
+        for name, was, would in _compared(before, now)
+        if was != would
+    ]
+    if changes:
+        raise BadRun(
+            f"the run in {folder} cannot be resumed as another: {'; '.join(changes)}. Give it what "
+            "it was started with, or train without --resume"
+        )
+
+
+def _compared(before: Identity, now: Identity) -> list[tuple[str, Any, Any]]:
+    fields = [name for name in Identity.model_fields if name != "config"]
+    parts = [(name, getattr(before, name), getattr(now, name)) for name in fields]
+    keys = before.config.keys() | now.config.keys()
+    return parts + [(key, before.config.get(key), now.config.get(key)) for key in sorted(keys)]
