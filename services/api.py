@@ -14,6 +14,7 @@ from typing import Annotated, Any
 from fastapi import FastAPI, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
+from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel, ConfigDict
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
@@ -68,12 +69,13 @@ class SimilarOptions(BaseModel):
 
 def build_api(service: Service) -> FastAPI:
     """The ASGI application over a service."""
-    app = FastAPI(
+    app = FastAPIOffline(  # the browser gets all of /docs from here, nothing from elsewhere
         title="recsys",
         description="Recommendations from recent histories. The same requests and replies travel "
         "over a Redis queue.",
         version="1",
         redirect_slashes=False,
+        redoc_url=None,
     )
     _add_errors(app)
 

@@ -128,14 +128,6 @@ class HistoryStore:
                         await self._seed(keys=[self._key(user_id)], args=args, client=pipe)
                 await pipe.execute()
 
-    async def forget(self, user_id: str) -> bool:
-        """Delete a user's history; whether there was one. The stream of events keeps its own.
-
-        Raises RedisUnavailable.
-        """
-        with reaching(self._redis):
-            return bool(await self._redis.delete(self._key(user_id)))
-
     def _key(self, user_id: str) -> str:
         return f"{self._namespace}:history:{user_id}"
 

@@ -110,7 +110,7 @@ class Service:
     async def accept(self, events: Sequence[Event]) -> int:
         """Keep the events, on disk and in their users' histories, and say how many they are.
 
-        Raises RedisUnavailable or QueueFull; then none may be kept, or all.
+        Raises RedisUnavailable; then all or none are kept.
         """
         return await self._histories.append(events)
 

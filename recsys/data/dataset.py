@@ -100,9 +100,10 @@ class Dataset:
 
     @classmethod
     def load(cls, path: Path) -> Dataset:
-        """The Dataset in the folder; raises NoDataset naming what is missing or broken."""
+        """The Dataset in the folder; raises NoDataset naming what is missing, broken or changed."""
         info = read_info(path)
         try:
+            fingerprint = _fingerprint(path)
             catalogue = pq.read_table(path / ITEMS, schema=ITEMS_SCHEMA)
             events = pq.read_table(
                 path / EVENTS,
@@ -111,13 +112,15 @@ class Dataset:
             )
         except (OSError, pa.ArrowException) as error:
             raise NoDataset(f"{path} is not a whole Dataset: {error}") from None
+        if fingerprint != info.fingerprint:
+            raise NoDataset(
+                f"{path / EVENTS} or {path / ITEMS} is not the one that {INFO} describes: it was "
+                "changed after the import. Import the data again"
+            )
         items = Vocabulary(catalogue["item_id"])
         users, user_rows = _encoded(events["user_id"])
         event_items, item_codes = _encoded(events["item_id"])
         rows_of = items.rows(event_items)
-        if (rows_of < 0).any():
-            missing = event_items[int(np.argmin(rows_of))].as_py()
-            raise NoDataset(f"{path / ITEMS} lacks the item {missing!r} of an event")
         times = events["timestamp"].cast(pa.int64())
         timestamps = None if times.null_count else np.asarray(times.to_numpy(), np.int64)
         order = _order(user_rows, timestamps)
@@ -172,7 +175,6 @@ class DatasetWriter:
         self._writer.close()
         items = complete_catalogue(catalogue, self._items)
         pq.write_table(items, self._folder / ITEMS, compression="zstd")
-        digests = (sha256(self._folder / name) for name in (EVENTS, ITEMS))
         info = DatasetInfo(
             users=len(self._users),
             items=len(items),
@@ -180,7 +182,7 @@ class DatasetWriter:
             events=self.n_events,
             bad_rows=bad_rows,
             source=source,
-            fingerprint=hashlib.sha256("".join(digests).encode()).hexdigest()[:32],
+            fingerprint=_fingerprint(self._folder),
         )
         (self._folder / INFO).write_text(info.model_dump_json(indent=2), encoding="utf-8")
         return info
@@ -205,8 +207,12 @@ def write_dataset(
 
 
 def complete_catalogue(catalogue: pa.Table | None, event_items: pa.Array) -> pa.Table:
-    """The catalogue, then the items that only events name, each titled by its id."""
+    """The catalogue, then the items that only events name, each titled by its id.
+
+    Raises ValueError if an id of the catalogue is null or stands twice.
+    """
     known = ITEMS_SCHEMA.empty_table() if catalogue is None else catalogue.cast(ITEMS_SCHEMA)
+    Vocabulary(known["item_id"])
     is_new = pc.invert(pc.is_in(event_items, value_set=known["item_id"].combine_chunks()))
     new = event_items.filter(is_new)
     nulls = {name: pa.nulls(len(new), ITEMS_SCHEMA.field(name).type) for name in ITEMS_SCHEMA.names}
@@ -216,6 +222,11 @@ def complete_catalogue(catalogue: pa.Table | None, event_items: pa.Array) -> pa.
         "available": pa.repeat(True, len(new)),
     }
     return pa.concat_tables([known, pa.table(added, schema=ITEMS_SCHEMA)]).combine_chunks()
+
+
+def _fingerprint(folder: Path) -> str:
+    digests = (sha256(folder / name) for name in (EVENTS, ITEMS))
+    return hashlib.sha256("".join(digests).encode()).hexdigest()[:32]
 
 
 def _union(known: pa.Array, column: pa.ChunkedArray) -> pa.Array:

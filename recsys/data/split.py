@@ -84,6 +84,8 @@ def temporal(
     it and all events in it as targets; a user with no event before it is not asked. Raises
     RecsysError if a part would hold nobody.
     """
+    if len(timestamps) == 0:
+        raise RecsysError("there are no events to split")
     test_from = np.quantile(timestamps, 1 - test_share, method="higher")
     validation_from = np.quantile(timestamps, 1 - test_share - validation_share, method="higher")
     trained = _count_before(histories, timestamps, validation_from)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -182,7 +183,15 @@ def test_health_readiness_and_the_way_in(api: Api) -> None:
     assert api("GET", "/healthz").status_code == 200
     assert api("GET", "/readyz").status_code == 200
     assert api("GET", "/").json()["documentation"] == "/docs"
-    assert "swagger" in api("GET", "/docs").text
+
+
+def test_the_documentation_needs_nothing_from_elsewhere(api: Api) -> None:
+    page = api("GET", "/docs").text
+    files = re.findall(r'(?:src|href)="([^"]+)"', page)
+    assert len(files) == 3
+    for file in files:
+        assert file.startswith("/")
+        assert api("GET", file).status_code == 200
 
 
 def test_the_openapi_document_describes_bodies_and_problems(api: Api) -> None:

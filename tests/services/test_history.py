@@ -120,16 +120,6 @@ def test_however_events_are_told_and_told_again_the_history_is_the_same(
     assert asyncio.run(main()) == [item for item, _ in sorted(once, key=lambda each: each[1])]
 
 
-def test_a_forgotten_user_has_no_history(tell: Callable[[Story], None]) -> None:
-    async def story(_redis: AsyncRedis, store: HistoryStore) -> None:
-        await store.append([event("tea", 1), event("rye", 1, "bob")])
-        assert await store.forget("ann")
-        assert not await store.forget("ann")
-        assert await store.read(["ann", "bob"]) == [[], ["rye"]]
-
-    tell(story)
-
-
 def test_only_the_newest_are_kept_and_not_for_ever(
     tell: Callable[[Story], None], namespace: str
 ) -> None:

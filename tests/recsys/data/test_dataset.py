@@ -197,12 +197,19 @@ def test_a_truncated_file_is_named(tmp_path: Path, ring: Path, name: str, share:
         Dataset.load(tmp_path / "it")
 
 
-def test_a_catalogue_that_lacks_the_item_of_an_event_is_refused(tmp_path: Path, ring: Path) -> None:
-    write_dataset(tmp_path / "other", [], catalogue("i0"), "a test")
+@pytest.mark.parametrize("name", [EVENTS, ITEMS])
+def test_a_file_of_another_dataset_is_refused(tmp_path: Path, ring: Path, name: str) -> None:
+    write_dataset(tmp_path / "other", [table([("u", "i0", 1)])], catalogue("i0"), "a test")
     shutil.copytree(ring, tmp_path / "it")
-    shutil.copy(tmp_path / "other" / ITEMS, tmp_path / "it" / ITEMS)
-    with pytest.raises(NoDataset, match=rf"{ITEMS} lacks the item 'i\d+' of an event"):
+    shutil.copy(tmp_path / "other" / name, tmp_path / "it" / name)
+    with pytest.raises(NoDataset, match=r"changed after the import"):
         Dataset.load(tmp_path / "it")
+
+
+def test_a_catalogue_with_an_item_twice_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="'a' stands twice"):
+        write_dataset(tmp_path / "it", [], catalogue("a", "b", "a"), "a test")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_is_none_is_told_how_to_make_one(tmp_path: Path) -> None:

@@ -113,6 +113,11 @@ def test_a_temporal_split_cuts_everybody_at_the_same_two_moments() -> None:
     assert [split.test.targets[row].tolist() for row in range(3)] == [[3], [6], [8, 9]]
 
 
+def test_a_temporal_split_of_no_events_is_refused() -> None:
+    with pytest.raises(RecsysError, match="no events"):
+        temporal(Histories.of([]), np.array([], np.int64))
+
+
 def test_a_temporal_split_with_nobody_to_ask_is_refused() -> None:
     with pytest.raises(RecsysError, match="leaves nobody to ask"):
         temporal(Histories.of([[0, 1], [2, 3]]), np.array([1, 1, 9, 9]))
