@@ -41,9 +41,14 @@ class Running:
 
 
 @contextmanager
-def serving(settings: Settings, redis_url: str, *, haproxy: bool = True) -> Iterator[Running]:
+def serving(
+    settings: Settings, redis_url: str, *, haproxy: bool = True, last: bool = False
+) -> Iterator[Running]:
     """Serve the active models over HTTP and the queue, from the first line of the block to its
     end; inside a `cluster`, in that one.
+
+    last: the caller ends that cluster right after the block, which ends Ray Serve faster than its
+    own shutdown does, and without a line about the controller's death.
 
     When the block ends, requests under way are answered, and no process stays behind. Neither
     does when this process is killed.
@@ -65,7 +70,7 @@ def serving(settings: Settings, redis_url: str, *, haproxy: bool = True) -> Iter
             yield Running(url, ray_cluster.haproxy, ray_cluster.note)
         finally:
             serve.delete(APPLICATION)
-            if not ray_cluster.ends:
+            if not (ray_cluster.ends or last):
                 serve.shutdown()  # type: ignore[no-untyped-call]
 
 

@@ -63,7 +63,7 @@ def command(
         _print_reports(reports)
         load_histories(dataset, redis_url, settings)
         with err.status("Starting Ray Serve"):
-            server = stack.enter_context(serving(settings, redis_url))
+            server = stack.enter_context(serving(settings, redis_url, last=True))
         if server.note:
             err.print(f"[yellow]note:[/] answering through Ray Serve's own proxy: {server.note}")
         user = _show_answers(settings, dataset, server.url)
