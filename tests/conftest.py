@@ -41,14 +41,21 @@ N_ITEMS, N_USERS, LENGTH = 40, 200, 16
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of real data sets: `RECSYS_SHARED_DATA`, or ../shared/data beside the project."""
-    folder = Path(os.environ.get("RECSYS_SHARED_DATA", PROJECT.parent / "shared" / "data"))
+    """The folder of real data sets: `RECSYS_SHARED_DATA`, or ../shared/data beside the project.
+
+    Its terms forbid to carry the data along. Who has none is told what was not tested; who says
+    where it is, as continuous integration does, gets a failure if it is not there.
+    """
+    named = os.environ.get("RECSYS_SHARED_DATA")
+    folder = Path(named) if named else PROJECT.parent / "shared" / "data"
     if not folder.is_dir():
-        pytest.fail(
+        missing = (
             f"the real data sets are not in {folder}: set RECSYS_SHARED_DATA to the folder that "
-            "holds ml-100k/, ml-1m/ and ml-latest-small/",
-            pytrace=False,
+            "holds ml-100k/, ml-1m/ and ml-latest-small/"
         )
+        if named:
+            pytest.fail(missing, pytrace=False)
+        pytest.skip(missing)
     return folder
 
 
