@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import re
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,7 +15,7 @@ import typer
 
 from services.cli.console import bar, err, out
 from services.cli.recommend import print_reply
-from services.cli.serve import stoppable, wait_for_stop
+from services.cli.serve import queue_line, stoppable, wait_for_stop
 from services.cli.train import fit_with_progress
 
 if TYPE_CHECKING:
@@ -43,7 +45,8 @@ def command(
     """The whole path on this machine: data, training, evaluation, a service that answers.
 
     Everything is real and nothing needs setting up: a private Redis, Ray Train, FAISS, Ray Serve.
-    What it makes lies in the state folder (.recsys), and `recsys serve` starts it again.
+    What it makes lies in a state folder of each data's own, from which `recsys serve` starts it
+    again.
     """
     from infra.redis import redis_server
     from infra.settings import load_settings
@@ -51,7 +54,7 @@ def command(
     from services.cluster import cluster
     from services.serving import serving
 
-    settings = load_settings(http_port=port)
+    settings = _of_its_own(load_settings(http_port=port), data)
     started = time.monotonic()
     with stoppable(), ExitStack() as stack:
         redis_url = stack.enter_context(redis_server(settings))
@@ -71,38 +74,56 @@ def command(
         body = f'{{"user_id": "{user}", "k": 5}}'
         out.print("Ask it yourself:", f"  curl -s {server.url}/v1/recommend -d '{body}'", sep="\n")
         out.print(f"API documentation: {server.url}/docs")
+        out.print(queue_line(settings))
+        out.print(f"Start it again: RECSYS_STATE_DIR={settings.state_dir} recsys serve")
         if not once:
             out.print("Ctrl-C stops.")
             wait_for_stop()
         err.print("Stopping ...")
 
 
+def _of_its_own(settings: Settings, source: Path | None) -> Settings:
+    """The settings with a state folder for this data alone, so that no histories and models of
+    two demos mix; in a shared Redis, with a namespace too."""
+    name = "synthetic" if source is None else _name(source)
+    namespace = settings.namespace if settings.redis_url is None else f"{settings.namespace}-{name}"
+    return settings.model_copy(
+        update={"state_dir": settings.state_dir / "demo" / name, "namespace": namespace}
+    )
+
+
+def _name(source: Path) -> str:
+    """Changes with the place of a file or folder, and with its files' sizes and times."""
+    from infra.errors import RecsysError
+
+    if not source.exists():
+        raise RecsysError(f"{source}: there is no such file or folder")
+    files = sorted(path for path in source.rglob("*") if path.is_file()) or [source]
+    told = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    digest = hashlib.sha256(repr(told).encode()).hexdigest()[:8]
+    return re.sub(r"[^\w.-]+", "-", f"{source.resolve().stem}-{digest}")
+
+
 def _dataset(settings: Settings, source: Path | None) -> Dataset:
     """The Dataset of the source, imported or made if it is not there yet."""
-    from infra.errors import RecsysError
     from recsys.data.dataset import INFO, Dataset
     from recsys.data.readers import import_dataset
     from recsys.data.synthetic import synthesize
 
+    folder = settings.state_dir / "data"
     if source is None:
-        folder = settings.state_dir / "data" / "synthetic"
         if not (folder / INFO).exists():
             with bar("Making users, items and pictures") as progress:
                 synthesize(folder, progress=progress)
     elif (source / INFO).exists():
         folder = source
-    else:
-        name = source.resolve().stem
-        if not name:
-            raise RecsysError(f"{source} has no name to call the data by: name a folder or file")
-        folder = settings.state_dir / "data" / name
-        if not (folder / INFO).exists():
-            with bar(f"Importing {source.name}") as progress:
-                import_dataset(source, folder, progress=progress)
+    elif not (folder / INFO).exists():
+        with bar(f"Importing {source.name}") as progress:
+            import_dataset(source, folder, progress=progress)
     dataset = Dataset.load(folder)
     info = dataset.info
     out.print(
-        f"[bold]{folder.name}[/]: {info.users:,} users, {info.items:,} items, "
+        f"[bold]{settings.state_dir.name}[/]: {info.users:,} users, {info.items:,} items, "
         f"{info.events:,} events in {folder}\n"
     )
     return dataset

@@ -6,11 +6,14 @@ import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from types import FrameType
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from services.cli.console import err, out
+
+if TYPE_CHECKING:
+    from infra.settings import Settings
 
 NAME = "serve"
 
@@ -38,9 +41,18 @@ def command(
         if server.note:
             err.print(f"[yellow]note:[/] answering through Ray Serve's own proxy: {server.note}")
         out.print(f"Listening on [bold]{server.url}[/] (API documentation at {server.url}/docs)")
-        out.print(f"Queue: stream {settings.namespace}:requests. Ctrl-C stops.")
+        out.print(f"{queue_line(settings)} Ctrl-C stops.")
         wait_for_stop()
         err.print("Stopping ...")
+
+
+def queue_line(settings: Settings) -> str:
+    """Where other clients find the queue; a screen is no place for the password in the URL."""
+    if settings.redis_url is not None:
+        place = "of RECSYS_REDIS_URL"
+    else:
+        place = f"at the url in {settings.state_dir / 'redis' / 'server.json'}"
+    return f"Queue: stream {settings.namespace}:requests of the Redis {place}."
 
 
 @contextmanager
