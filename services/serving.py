@@ -50,8 +50,8 @@ def serving(
     last: the caller ends that cluster right after the block, which ends Ray Serve faster than its
     own shutdown does, and without a line about the controller's death.
 
-    When the block ends, requests under way are answered, and no process stays behind. Neither
-    does when this process is killed.
+    When the block ends, requests under way are answered, and no process stays behind; when this
+    process is killed, none but what `cluster` says.
     Raises RecsysError if the port is taken, no model is active, or an active bundle is refused.
     """
     ActiveModels(Registry(settings.models_dir), settings.default_model)  # complains before Ray
