@@ -71,7 +71,7 @@ def measure(state: Path, seconds: float, connections: Sequence[int]) -> Iterator
     """The rows of the table, as each way through each ingress is measured."""
     from infra.redis import redis_server
     from infra.settings import Settings
-    from services.cli.demo import load_histories
+    from services.cli.histories import load_histories
     from services.cluster import free_port
     from services.serving import serving
 

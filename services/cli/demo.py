@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import re
 import time
@@ -14,8 +13,10 @@ import numpy as np
 import typer
 
 from services.cli.console import bar, err, out
+from services.cli.histories import load_histories
 from services.cli.recommend import print_reply
-from services.cli.serve import queue_line, stoppable, wait_for_stop
+from services.cli.serve import queue_line
+from services.cli.stopping import stoppable, wait_for_stop
 from services.cli.train import fit_with_progress
 
 if TYPE_CHECKING:
@@ -158,49 +159,6 @@ def _print_reports(reports: dict[str, Report]) -> None:
     from recsys.evaluation.report import table
 
     out.print(table(reports, title="On each user's last item, which no model has seen"))
-
-
-def load_histories(dataset: Dataset, redis_url: str, settings: Settings) -> int:
-    """Put every user's history into Redis, and return how many users there are."""
-    from infra.redis import connect_async
-    from services.history import HistoryStore
-
-    users = dataset.users.to_arrow().to_pylist()
-    batch = 1_000
-
-    async def load() -> None:
-        redis = connect_async(redis_url)
-        try:
-            store = HistoryStore(
-                redis,
-                settings.namespace,
-                max_items=settings.history_max_items,
-                ttl_s=settings.history_ttl_s,
-            )
-            with bar("Loading histories into Redis") as progress:
-                for start in range(0, len(users), batch):
-                    stop = min(start + batch, len(users))
-                    await store.seed(users[start:stop], *_histories(dataset, start, stop))
-                    progress(stop, len(users))
-        finally:
-            await redis.aclose()
-
-    asyncio.run(load())
-    return len(users)
-
-
-def _histories(
-    dataset: Dataset, start: int, stop: int
-) -> tuple[list[list[str]], list[list[int]] | None]:
-    """The item ids and times of the users start..stop."""
-    offsets = dataset.histories.offsets[start : stop + 1]
-    ids = dataset.items.ids(dataset.histories.items[offsets[0] : offsets[-1]])
-    cuts = list(zip(offsets[:-1] - offsets[0], offsets[1:] - offsets[0], strict=True))
-    items = [ids[a:b] for a, b in cuts]
-    if dataset.timestamps is None:
-        return items, None
-    times = dataset.timestamps[offsets[0] : offsets[-1]].tolist()
-    return items, [times[a:b] for a, b in cuts]
 
 
 def _show_answers(settings: Settings, dataset: Dataset, url: str) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from services.cli.console import AsJson, out, print_json
-from services.cli.demo import load_histories
+from services.cli.histories import load_histories
 
 NAME = "events"
 app = typer.Typer(

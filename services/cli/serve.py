@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from types import FrameType
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from services.cli.console import err, out
+from services.cli.stopping import stoppable, wait_for_stop
 
 if TYPE_CHECKING:
     from infra.settings import Settings
@@ -53,27 +51,3 @@ def queue_line(settings: Settings) -> str:
     else:
         place = f"at the url in {settings.state_dir / 'redis' / 'server.json'}"
     return f"Queue: stream {settings.namespace}:requests of the Redis {place}."
-
-
-@contextmanager
-def stoppable() -> Iterator[None]:
-    """Let SIGINT and SIGTERM end the block, and everything that was started in it."""
-
-    def stop(_signal: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    # Ctrl-C too: a shell switches it off for what it starts in the background.
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def wait_for_stop() -> None:
-    """Sleep until Ctrl-C or SIGTERM."""
-    try:
-        signal.pause()
-    except KeyboardInterrupt:
-        return
