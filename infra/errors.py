@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 
 class RecsysError(Exception):
     """A failure that is the input's or the surroundings', not the program's.
@@ -13,3 +16,9 @@ class RecsysError(Exception):
     @property
     def message(self) -> str:
         return str(self)
+
+
+def reason(error: Mapping[str, Any]) -> str:
+    """What is wrong, for a person, in one of the errors that a pydantic ValidationError lists."""
+    message: str = error["msg"]
+    return message.removeprefix("Value error, ")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from infra.errors import RecsysError
+from infra.errors import RecsysError, reason
 
 DAY_S = 24 * 60 * 60
 
@@ -56,8 +57,9 @@ class Settings(BaseSettings):
     max_backlog: Annotated[int, Field(ge=1)] = 10_000
     """How many messages may wait in a stream before publishing is refused."""
 
-    visibility_timeout_s: Annotated[float, Field(gt=0, le=DAY_S)] = 30.0
-    """Seconds of silence after which a worker's messages are given to another."""
+    visibility_timeout_s: Annotated[float, Field(ge=0.1, le=DAY_S)] = 30.0
+    """Seconds of silence after which a worker's messages are given to another. Too few of them,
+    and a worker that is only busy loses its work to another."""
 
     max_deliveries: Annotated[int, Field(ge=1)] = 5
     """How often a message is tried before it goes to the dead letters."""
@@ -75,6 +77,20 @@ class Settings(BaseSettings):
     """The most requests that are answered together."""
 
     @property
+    def http_url(self) -> str:
+        """Where the HTTP API is reached from this machine."""
+        host = self.http_host
+        try:
+            address = ip_address(host)
+        except ValueError:
+            pass  # a name
+        else:
+            if address.is_unspecified:  # every address of the machine, loopback among them
+                address = ip_address("127.0.0.1" if address.version == 4 else "::1")
+            host = str(address) if address.version == 4 else f"[{address}]"
+        return f"http://{host}:{self.http_port}"
+
+    @property
     def models_dir(self) -> Path:
         """The root of the model registry."""
         return self.state_dir / "models"
@@ -89,7 +105,7 @@ def load_settings(**overrides: Any) -> Settings:
         return Settings(**{name: value for name, value in overrides.items() if value is not None})
     except ValidationError as error:
         wrong = "; ".join(
-            f"RECSYS_{'_'.join(map(str, each['loc'][:1])).upper()}: {each['msg']}"
+            f"RECSYS_{'_'.join(map(str, each['loc'][:1])).upper()}: {reason(each)}"
             for each in error.errors(include_input=False, include_url=False)
         )
         raise InvalidSettings(f"the settings are wrong: {wrong}") from None

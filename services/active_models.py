@@ -30,8 +30,8 @@ class ActiveModels:
     """Opens what is active in a registry, and follows it."""
 
     def __init__(self, registry: Registry, default: str | None = None) -> None:
-        """default: the model that answers requests that name none; the best one if it is None or
-        not in service.
+        """default: the model that answers requests that name none; the best one if it is None or,
+        with a warning, not in service.
 
         Raises NoModel, or BundleRefused if none of the active bundles verifies.
         """
@@ -103,7 +103,13 @@ class ActiveModels:
     def _default_of(self, bundles: Mapping[str, Bundle]) -> str:
         if self._default is not None and self._default in bundles:
             return self._default
-        return max(bundles, key=lambda name: _measured(bundles[name]))
+        best = max(bundles, key=lambda name: _measured(bundles[name]))
+        if self._default is not None:
+            logger.warning(
+                "the default model %r is not in service; %r answers in its place",
+                *(self._default, best),
+            )
+        return best
 
 
 def _active(registry: Registry) -> dict[str, str]:

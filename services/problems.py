@@ -7,7 +7,7 @@ from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from infra.errors import RecsysError
+from infra.errors import RecsysError, reason
 from services.schemas import FieldError, Problem
 
 M = TypeVar("M", bound=BaseModel)
@@ -119,8 +119,8 @@ def refusal(errors: Sequence[Mapping[str, Any]]) -> ServiceError:
     """Malformed or Invalid, from the errors that pydantic (or FastAPI) lists."""
     broken = next((error for error in errors if error["type"] == "json_invalid"), None)
     if broken is not None:
-        reason = broken.get("ctx", {}).get("error", broken["msg"])
-        return Malformed(f"the body is not JSON in UTF-8: {reason}")
+        why = broken.get("ctx", {}).get("error", broken["msg"])
+        return Malformed(f"the body is not JSON in UTF-8: {why}")
     fields = [FieldError(field=_path(error["loc"]), message=_message(error)) for error in errors]
     detail = "; ".join(f"{e.field}: {e.message}" if e.field else e.message for e in fields[:3])
     if len(fields) > 3:
@@ -137,5 +137,4 @@ def _path(location: Sequence[str | int]) -> str:
 def _message(error: Mapping[str, Any]) -> str:
     if error["type"] == "extra_forbidden":
         return "there is no such field; check its spelling against the API documentation at /docs"
-    message: str = error["msg"]
-    return message.removeprefix("Value error, ")
+    return reason(error)

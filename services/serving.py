@@ -14,16 +14,13 @@ from ray import serve
 from infra.errors import RecsysError
 from infra.settings import Settings
 from recsys.registry import Registry
-from services.active_models import ActiveModels
+from services.active_models import ActiveModels, NoModel
 from services.app import build
 from services.cluster import LOOPBACK, cluster
 
 APPLICATION = "recsys"
 
 _LOGGING = {"log_level": "WARNING", "enable_access_log": False}
-
-ANYWHERE = {"0.0.0.0": LOOPBACK, "::": "[::1]", "*": LOOPBACK}
-"""Addresses to listen on, and where they are reached from this machine."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +49,10 @@ def serving(
 
     When the block ends, requests under way are answered, and no process stays behind; when this
     process is killed, none but what `cluster` says.
-    Raises RecsysError if the port is taken, no model is active, or an active bundle is refused.
+    Raises RecsysError if the port is taken, no model is active, the default one is none of them, or
+    the active bundles are refused.
     """
-    ActiveModels(Registry(settings.models_dir), settings.default_model)  # complains before Ray
+    _check_models(settings)
     _check_port(settings.http_host, settings.http_port)
     # HAProxy listens where it is told to; the rest of Ray Serve has no business off this machine.
     with cluster(settings.http_host, haproxy=haproxy) as ray_cluster:
@@ -65,13 +63,23 @@ def serving(
                 http_options={"host": host, "port": settings.http_port}, logging_config=_LOGGING
             )
             serve.run(build(settings, redis_url), name=APPLICATION, logging_config=_LOGGING)
-            reached = ANYWHERE.get(settings.http_host, settings.http_host)
-            url = f"http://{reached}:{settings.http_port}"
-            yield Running(url, ray_cluster.haproxy, ray_cluster.note)
+            yield Running(settings.http_url, ray_cluster.haproxy, ray_cluster.note)
         finally:
             serve.delete(APPLICATION)
             if not (ray_cluster.ends or last):
                 serve.shutdown()  # type: ignore[no-untyped-call]
+
+
+def _check_models(settings: Settings) -> None:
+    """Raise RecsysError, before Ray is started, if the models cannot be served as wished."""
+    registry = Registry(settings.models_dir)
+    ActiveModels(registry, settings.default_model)
+    active = [name for name in registry.names() if registry.active(name) is not None]
+    if settings.default_model not in (None, *active):
+        raise NoModel(
+            f"RECSYS_DEFAULT_MODEL names {settings.default_model!r}, and no such model is active; "
+            f"there are {', '.join(active)}"
+        )
 
 
 def _check_port(host: str, port: int) -> None:

@@ -25,7 +25,7 @@ def test_an_option_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch) 
         ("RECSYS_HTTP_PORT", "70000"),
         ("RECSYS_REDIS_URL", "http://somewhere"),
         ("RECSYS_NAMESPACE", "with blanks"),
-        ("RECSYS_VISIBILITY_TIMEOUT_S", "0"),
+        ("RECSYS_VISIBILITY_TIMEOUT_S", "0.09"),
         ("RECSYS_VISIBILITY_TIMEOUT_S", "inf"),
     ],
 )
@@ -35,6 +35,29 @@ def test_a_wrong_value_is_refused_by_the_variables_name(
     monkeypatch.setenv(variable, value)
     with pytest.raises(InvalidSettings, match=variable):
         load_settings()
+
+
+def test_what_is_wrong_is_said_in_words_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RECSYS_REDIS_URL", "http://somewhere")
+    with pytest.raises(InvalidSettings, match="RECSYS_REDIS_URL: it must start with redis://"):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    ("host", "reached"),
+    [
+        ("127.0.0.1", "127.0.0.1"),
+        ("here.example", "here.example"),
+        ("::1", "[::1]"),
+        ("0.0.0.0", "127.0.0.1"),
+        ("::", "[::1]"),
+        ("0:0:0:0:0:0:0:0", "[::1]"),
+    ],
+)
+def test_whatever_http_listens_on_its_url_leads_there_from_this_machine(
+    host: str, reached: str
+) -> None:
+    assert load_settings(http_host=host, http_port=8123).http_url == f"http://{reached}:8123"
 
 
 @pytest.mark.parametrize("url", ["redis://me:secret@somewhere:6379/0", "htp://me:secret@somewhere"])

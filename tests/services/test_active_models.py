@@ -106,6 +106,15 @@ def test_the_default_is_the_one_that_is_named(own: Registry) -> None:
     assert [model.name for model in described if model.default] == ["sasrec"]
 
 
+def test_where_the_default_is_not_in_service_the_log_says_which_model_answers_for_it(
+    own: Registry, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        answering = ActiveModels(own, "ghost").recommender.default
+    [record] = caplog.records
+    assert f"'ghost' is not in service; {answering!r} answers" in record.getMessage()
+
+
 def test_unless_one_is_named_the_best_measured_is_the_default(
     own: Registry, planted: Planted
 ) -> None:
