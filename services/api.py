@@ -33,6 +33,7 @@ from services.problems import (
     refusal,
 )
 from services.schemas import (
+    MAX_K,
     EventsReply,
     EventsRequest,
     Id,
@@ -60,8 +61,9 @@ class SimilarOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
-    k: Annotated[int, Query(ge=1, le=1000)] = 10
-    """How many items; no more than the catalogue holds."""
+    k: Annotated[int | None, Query(ge=1, le=MAX_K)] = None
+    """How many items; no more than the catalogue holds. Where it is not given, 10, or all that a
+    smaller catalogue holds."""
 
     model: Name | None = None
     """Which of the models in service; the default one where it is not given."""

@@ -86,7 +86,7 @@ class RecommenderReplica:
     async def recommend(self, queries: Sequence[Query]) -> list[Reply]:
         return [_reply(reply) for reply in self._models.recommender.recommend(queries)]
 
-    async def similar(self, item_id: str, k: int, model: str | None) -> Reply:
+    async def similar(self, item_id: str, k: int | None, model: str | None) -> Reply:
         try:
             return _reply(self._models.recommender.similar(item_id, k, model))
         except ServiceError as error:
@@ -172,7 +172,7 @@ class RemoteEngine:
         replies: list[Reply] = await self._ask("recommend", list(queries))
         return replies
 
-    async def similar(self, item_id: str, k: int, model: str | None) -> Reply:
+    async def similar(self, item_id: str, k: int | None, model: str | None) -> Reply:
         reply: Reply = await self._ask("similar", item_id, k, model)
         return reply
 

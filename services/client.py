@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from typing import Any, Generic, Self, TypeVar
 from urllib.parse import quote
 
@@ -23,6 +24,7 @@ from infra.errors import RecsysError
 from infra.queue import Publisher
 from infra.redis import connect, redis_server
 from infra.settings import Settings
+from services.problems import refusal
 from services.schemas import (
     Event,
     EventsReply,
@@ -94,24 +96,57 @@ def _recommend(request: RecommendRequest) -> _Call[RecommendReply]:
 
 
 def _recommend_batch(requests: Sequence[RecommendRequest]) -> _Call[RecommendBatchReply]:
-    body = RecommendBatchRequest(requests=list(requests))
+    body = _checked(RecommendBatchRequest, requests=list(requests))
     return _Call("POST", "/v1/recommend:batch", RecommendBatchReply, body)
 
 
-def _similar(item_id: str, k: int, model: str | None) -> _Call[SimilarReply]:
+def _similar(item_id: str, k: int | None, model: str | None) -> _Call[SimilarReply]:
     path = f"/v1/items/{quote(item_id, safe='')}/similar"
     return _Call("GET", path, SimilarReply, parameters={"k": k, "model": model})
 
 
 def _events(events: Sequence[Event]) -> _Call[EventsReply]:
-    return _Call("POST", "/v1/events", EventsReply, EventsRequest(events=list(events)))
+    body = _checked(EventsRequest, events=list(events))
+    return _Call("POST", "/v1/events", EventsReply, body)
 
 
 def _models() -> _Call[ModelsReply]:
     return _Call("GET", "/v1/models", ModelsReply)
 
 
-def _unreachable(url: str, error: httpx.HTTPError) -> Unreachable:
+def _checked(schema: type[R], **fields: Any) -> R:
+    """The body; raises the ApiError that the service would answer with, unsent."""
+    try:
+        return schema(**fields)
+    except ValidationError as error:
+        raise ApiError(refusal(error.errors(include_url=False)).problem()) from None
+
+
+def _options(url: str) -> dict[str, Any]:
+    """What an HTTP client of the service at the URL is made with; raises Unreachable."""
+    try:
+        host = httpx.URL(url).host
+    except httpx.InvalidURL as error:
+        raise Unreachable(
+            f"{url!r} is not a URL ({error}): write it as http://host:port, an IPv6 address in "
+            "brackets, as http://[::1]:8000"
+        ) from None
+    # No proxy leads to this machine, whatever HTTP_PROXY says.
+    return {"base_url": url, "timeout": TIMEOUT_S, "trust_env": not _is_loopback(host)}
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+_FAILURES = (httpx.HTTPError, UnicodeError)
+"""What httpx raises where no answer comes; UnicodeError for a name that no host can have."""
+
+
+def _unreachable(url: str, error: Exception) -> Unreachable:
     if isinstance(error, httpx.TimeoutException):
         return Unreachable(f"{url} did not answer in {TIMEOUT_S:.0f} s; look at its log")
     reason = str(error) or type(error).__name__
@@ -125,7 +160,7 @@ class Client:
 
     def __init__(self, url: str) -> None:
         self._url = url.rstrip("/")
-        self._http = httpx.Client(base_url=self._url, timeout=TIMEOUT_S)
+        self._http = httpx.Client(**_options(self._url))
 
     def __enter__(self) -> Self:
         return self
@@ -144,7 +179,7 @@ class Client:
         """Many at once; one that failed has its problem in its place."""
         return self._send(_recommend_batch(requests))
 
-    def similar(self, item_id: str, k: int = 10, model: str | None = None) -> SimilarReply:
+    def similar(self, item_id: str, k: int | None = None, model: str | None = None) -> SimilarReply:
         """The items most similar to one."""
         return self._send(_similar(item_id, k, model))
 
@@ -159,7 +194,7 @@ class Client:
     def _send(self, call: _Call[R]) -> R:
         try:
             response = self._http.request(**call.options())
-        except httpx.HTTPError as error:
+        except _FAILURES as error:
             raise _unreachable(self._url, error) from error
         return call.read(response)
 
@@ -169,7 +204,7 @@ class AsyncClient:
 
     def __init__(self, url: str) -> None:
         self._url = url.rstrip("/")
-        self._http = httpx.AsyncClient(base_url=self._url, timeout=TIMEOUT_S)
+        self._http = httpx.AsyncClient(**_options(self._url))
 
     async def __aenter__(self) -> Self:
         return self
@@ -186,7 +221,9 @@ class AsyncClient:
     async def recommend_batch(self, requests: Sequence[RecommendRequest]) -> RecommendBatchReply:
         return await self._send(_recommend_batch(requests))
 
-    async def similar(self, item_id: str, k: int = 10, model: str | None = None) -> SimilarReply:
+    async def similar(
+        self, item_id: str, k: int | None = None, model: str | None = None
+    ) -> SimilarReply:
         return await self._send(_similar(item_id, k, model))
 
     async def events(self, events: Sequence[Event]) -> EventsReply:
@@ -198,7 +235,7 @@ class AsyncClient:
     async def _send(self, call: _Call[R]) -> R:
         try:
             response = await self._http.request(**call.options())
-        except httpx.HTTPError as error:
+        except _FAILURES as error:
             raise _unreachable(self._url, error) from error
         return call.read(response)
 
@@ -258,7 +295,13 @@ class QueueClient:
                 f"no reply came over {self._stream} in {deadline_ms} ms: see that `recsys serve` "
                 "runs with the same RECSYS_REDIS_URL, RECSYS_NAMESPACE and RECSYS_STATE_DIR"
             )
-        reply = _QUEUE_REPLY.validate_json(body)
+        try:
+            reply = _QUEUE_REPLY.validate_json(body)
+        except ValidationError:
+            raise Unreachable(
+                f"what answers over {self._stream} does not answer as this service does; check "
+                "RECSYS_REDIS_URL and RECSYS_NAMESPACE"
+            ) from None
         if isinstance(reply, Problem):
             raise ApiError(reply)
         return reply

@@ -22,6 +22,7 @@ from recsys.retrieval.index import Index
 from recsys.retrieval.rules import Rules
 from services.problems import Invalid, ServiceError, UnknownItem, UnknownModel
 from services.schemas import (
+    DEFAULT_K,
     Fallback,
     FallbackReason,
     FieldError,
@@ -83,14 +84,14 @@ class Recommender:
             answers.update(zip(group, replies, strict=True))
         return [answers[i] for i in range(len(queries))]
 
-    def similar(self, item_id: str, k: int, model: str | None = None) -> SimilarReply:
+    def similar(self, item_id: str, k: int | None = None, model: str | None = None) -> SimilarReply:
         """The k items most similar to one, by the cosine of their vectors, in one exact pass.
 
         Raises UnknownModel, UnknownItem, or Invalid where k is not from 1 to the catalogue's size.
         """
         served = self._model(model)
         served.check_k(k)
-        return served.similar(item_id, k)
+        return served.similar(item_id, served.size(k))
 
     def _model(self, name: str | None) -> _Served:
         served = self._served.get(self.default if name is None else name)
@@ -117,10 +118,14 @@ class _Served:
         shares = (counts / max(counts.max(), 1)).astype(np.float32)[:, None]
         self._popularity = Index.build(shares, exact_below=self._n + 1)
 
-    def check_k(self, k: int) -> None:
-        if not 1 <= k <= self._n:
+    def check_k(self, k: int | None) -> None:
+        if k is not None and not 1 <= k <= self._n:
             message = f"must be from 1 to {self._n}, the number of items in the catalogue, not {k}"
             raise Invalid(f"k: {message}", [FieldError(field="k", message=message)])
+
+    def size(self, k: int | None) -> int:
+        """How many items to answer with."""
+        return min(DEFAULT_K, self._n) if k is None else k
 
     def recommend(self, queries: Sequence[Query]) -> list[RecommendReply]:
         lengths = np.array([len(query.history) for query in queries], np.int64)
@@ -135,9 +140,7 @@ class _Served:
             unknown.setdefault(int(owner[i]), {})[ids[i]] = None
 
         vectors = self._bundle.model.query_vectors(histories)
-        told = np.any(vectors != 0, axis=1)
-        if self._bundle.manifest.kind != POPULARITY:
-            told &= known_lengths > 0
+        told = np.any(vectors != 0, axis=1) & (known_lengths > 0)
         candidates = [
             self._candidates(query.request, histories[i]) for i, query in enumerate(queries)
         ]
@@ -213,7 +216,7 @@ class _Served:
             own &= self._rules.available
             own[excluded] = False
             excluded = np.empty(0, np.int64)
-        return _Candidates(request.k, excluded, own)
+        return _Candidates(self.size(request.k), excluded, own)
 
     def _known(self, ids: Sequence[str]) -> NDArray[np.int64]:
         rows = self._bundle.items.rows(ids)

@@ -7,7 +7,7 @@ Replies ignore them, so that a client reads the replies of a newer server.
 from __future__ import annotations
 
 import unicodedata
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Any, Self
 
@@ -20,6 +20,9 @@ from pydantic import (
     StringConstraints,
     model_validator,
 )
+
+DEFAULT_K = 10
+"""How many items are recommended where a request does not say."""
 
 MAX_K = 1000
 """The most items that one request may ask for."""
@@ -98,8 +101,9 @@ class RecommendRequest(_Request):
     """Item ids, oldest first, to start from in place of a stored history. Ids that the model does
     not know are skipped and named in the reply's `unknown_items`."""
 
-    k: K = 10
-    """How many items to recommend; no more than the catalogue holds."""
+    k: K | None = None
+    """How many items to recommend; no more than the catalogue holds. Where it is not given, 10, or
+    all that a smaller catalogue holds."""
 
     model: Name | None = None
     """Which of the models in service answers (`GET /v1/models` lists them); the default's name
@@ -147,7 +151,7 @@ class Recommendation(_Reply):
 
 
 class FallbackReason(StrEnum):
-    """Why popularity answered instead of the model that was asked."""
+    """Why the answer is what is popular with everybody."""
 
     NO_USER = "no_user"
     """The request named neither a user nor a history."""
@@ -211,7 +215,7 @@ class RecommendReply(_Reply):
 
     user_id: str | None = None
     fallback: Fallback | None = None
-    """Null when the model answered all of it."""
+    """Null when the model answered from the history."""
 
     unknown_items: list[str] = []
     """Items of the history that the model does not know and that played no part, each once."""
@@ -230,14 +234,31 @@ class SimilarReply(_Reply):
     fallback: Fallback | None = None
 
 
+AHEAD = timedelta(days=1)
+"""How far a clock may run ahead of this one. An event from the future would stay the newest of its
+user's history for that long."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def _plausible(moment: datetime) -> datetime:
+    if moment < _EPOCH:
+        raise ValueError("lies before 1970")
+    if moment > datetime.now(UTC) + AHEAD:
+        raise ValueError("lies more than one day in the future")
+    return moment
+
+
 class Event(_Request):
     """Someone did something with an item."""
 
     user_id: Id
     item_id: Id
-    timestamp: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC))
-    """ISO 8601 with its offset from UTC (or `Z`), or seconds or milliseconds since 1970; the
-    time of arrival where it is not given."""
+    timestamp: Annotated[AwareDatetime, AfterValidator(_plausible)] = Field(
+        default_factory=lambda: datetime.now(UTC)
+    )
+    """ISO 8601 with its offset from UTC (or `Z`), or seconds or milliseconds since 1970; not before
+    1970 and no more than a day ahead. The time of arrival where it is not given."""
 
     event: Name = "view"
     """What happened."""

@@ -35,7 +35,7 @@ class Engine(Protocol):
         """A RecommendReply for each query."""
         ...
 
-    async def similar(self, item_id: str, k: int, model: str | None) -> Reply:
+    async def similar(self, item_id: str, k: int | None, model: str | None) -> Reply:
         """A SimilarReply."""
         ...
 
@@ -99,7 +99,7 @@ class Service:
         computed = iter(await self.recommend(requests) if requests else ())
         return [dump(next(computed) if reply is None else reply) for reply in replies]
 
-    async def similar(self, item_id: str, k: int, model: str | None) -> bytes:
+    async def similar(self, item_id: str, k: int | None, model: str | None) -> bytes:
         """The items most similar to one; raises ServiceError."""
         async with self._deadline(None):
             reply = await self._engine.similar(item_id, k, model)

@@ -13,9 +13,9 @@ import pytest
 
 from infra.redis import RedisUnavailable
 from infra.settings import Settings
-from services.client import AsyncClient, Client, QueueClient, Unreachable
+from services.client import ApiError, AsyncClient, Client, QueueClient, Unreachable
 from services.cluster import free_port
-from services.schemas import RecommendRequest
+from services.schemas import Event, RecommendRequest
 
 REQUEST = RecommendRequest(history=["a"])
 
@@ -60,6 +60,41 @@ def other_server() -> Iterator[str]:
 def test_another_service_is_not_taken_for_this_one(other_server: str) -> None:
     with Client(other_server) as client, pytest.raises(Unreachable, match="check the address"):
         client.models()
+
+
+def test_no_proxy_leads_to_this_machine(other_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{free_port()}")
+
+    async def ask() -> None:
+        async with AsyncClient(other_server) as client:
+            await client.models()
+
+    with Client(other_server) as client, pytest.raises(Unreachable, match="answers with 200"):
+        client.models()
+    with pytest.raises(Unreachable, match="answers with 200"):
+        asyncio.run(ask())
+    with Client("http://here.invalid") as client, pytest.raises(Unreachable, match="refused"):
+        client.models()
+
+
+@pytest.mark.parametrize("url", ["http://[::1", "http://::1:8000", "http://\x00"])
+def test_what_is_no_url_is_told(url: str) -> None:
+    with pytest.raises(Unreachable, match=r"is not a URL.*http://host:port"):
+        Client(url)
+
+
+def test_a_name_that_no_host_can_have_is_told() -> None:
+    with Client(f"http://{'a' * 100}") as client, pytest.raises(Unreachable, match="no service"):
+        client.models()
+
+
+def test_more_than_one_call_bears_is_refused_as_the_service_would() -> None:
+    with Client("http://127.0.0.1:9") as client:
+        with pytest.raises(ApiError, match=r"\(422\): events: .*at most 1000") as refused:
+            client.events([Event(user_id="u", item_id="i")] * 1001)
+        with pytest.raises(ApiError, match=r"requests: .*at most 256"):
+            client.recommend_batch([REQUEST] * 257)
+    assert refused.value.problem.status == 422
 
 
 def test_over_the_queue_no_reply_by_the_deadline_is_told(redis_url: str, namespace: str) -> None:

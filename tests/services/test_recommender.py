@@ -1,6 +1,7 @@
 """Queries in, recommendations out: what is asked for, and nothing that may not come."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,27 @@ def most_popular(recommender: Recommender, without: Sequence[str] = ()) -> list[
     return sorted(((c, i) for c, i in counts if i not in (*without, UNAVAILABLE)), reverse=True)
 
 
+def counted(tmp_path: Path, n: int) -> Recommender:
+    """The popularity of n items, from "0", the most popular, on."""
+    shares = np.linspace(1, 0, n, dtype=np.float32)[:, None]
+    registry = Registry(tmp_path)
+    model = Popularity(PopularityConfig(), shares)
+    version = registry.add(
+        "popularity",
+        lambda folder: seal(
+            folder,
+            model=model,
+            catalogue=pa.table({"item_id": map(str, range(n)), "title": map(str, range(n))}),
+            popularity=np.arange(n)[::-1].copy(),
+            index=Index.build(shares),
+            data_fingerprint="",
+            metrics=[],
+            cost={},
+        ),
+    )
+    return Recommender({"popularity": registry.open(f"popularity@{version}")}, "popularity")
+
+
 some_ids = st.lists(st.sampled_from([*IDS, "unknown-1", "unknown-2"]), max_size=30)
 
 
@@ -66,7 +88,7 @@ some_ids = st.lists(st.sampled_from([*IDS, "unknown-1", "unknown-2"]), max_size=
 def any_query(draw: st.DrawFn) -> Query:
     history = draw(some_ids)
     fields: dict[str, Any] = {
-        "k": draw(st.integers(1, 95)),
+        "k": draw(st.none() | st.integers(1, 95)),
         "model": draw(st.sampled_from([None, *KINDS, "nothing"])),
         "exclude_seen": draw(st.booleans()),
         "deny": draw(some_ids),
@@ -101,7 +123,7 @@ def test_what_may_not_come_never_does(recommender: Recommender, one: Query) -> N
     [reply] = recommender.recommend([one])
     request = one.request
     if isinstance(reply, ServiceError):
-        assert request.model == "nothing" or request.k > len(IDS)
+        assert request.model == "nothing" or (request.k or 10) > len(IDS)
         return
     may = set(IDS) - {UNAVAILABLE} - set(request.deny)
     if request.exclude_seen:
@@ -111,7 +133,7 @@ def test_what_may_not_come_never_does(recommender: Recommender, one: Query) -> N
     if request.filters is not None:
         may &= {i for i in IDS if i.split("-")[0] in request.filters.tags}
     assert set(ids(reply)) <= may
-    assert len(set(ids(reply))) == len(reply.items) == min(request.k, len(may))
+    assert len(set(ids(reply))) == len(reply.items) == min(request.k or 10, len(may))
     scores = [item.score for item in reply.items]
     assert scores == sorted(scores, reverse=True)
 
@@ -182,9 +204,15 @@ def test_whom_the_model_cannot_answer_gets_what_is_popular_and_is_told_why(
     np.testing.assert_allclose([item.score for item in reply.items], shares, rtol=1e-6)
 
 
-def test_popularity_answers_everybody_and_calls_it_no_fallback(recommender: Recommender) -> None:
-    reply = answer(recommender, Query(RecommendRequest(user_id="nobody", model="popularity"), ()))
-    assert reply.fallback is None
+def test_popularity_answers_everybody_and_says_whom_it_has_no_history_of(
+    recommender: Recommender,
+) -> None:
+    known = answer(recommender, query(["comedy-1"], user_id="ann", model="popularity"))
+    unknown = answer(recommender, query([], user_id="nobody", model="popularity"))
+    assert known.fallback is None
+    assert unknown.fallback is not None
+    assert unknown.fallback.reason == FallbackReason.UNKNOWN_USER
+    assert len(unknown.items) == 10
 
 
 def test_unknown_items_of_a_history_are_skipped_and_named_once(recommender: Recommender) -> None:
@@ -216,6 +244,15 @@ def test_k_above_the_catalogue_is_refused_with_its_size(recommender: Recommender
     assert isinstance(error, Invalid)
     assert error.errors[0].field == "k"
     assert "90" in error.message
+
+
+def test_a_catalogue_smaller_than_the_default_k_is_recommended_whole(tmp_path: Path) -> None:
+    recommender = counted(tmp_path, 3)
+    assert ids(answer(recommender, query([]))) == ["0", "1", "2"]
+    assert len(recommender.similar("0").items) == 2
+    assert isinstance(failure(recommender, query([], k=10)), Invalid)
+    with pytest.raises(Invalid, match="from 1 to 3"):
+        recommender.similar("0", 10)
 
 
 def test_an_unknown_model_is_refused_and_the_known_ones_named(recommender: Recommender) -> None:
@@ -283,25 +320,8 @@ def test_similar_to_what_is_not_there_is_refused(recommender: Recommender) -> No
         recommender.similar("drama-0", 0)
 
 
-def test_more_denied_items_than_are_fetched_over_never_come_back(tmp_path: Any) -> None:
-    n = 5000
-    shares = np.linspace(1, 0, n, dtype=np.float32)[:, None]
-    registry = Registry(tmp_path)
-    model = Popularity(PopularityConfig(), shares)
-    version = registry.add(
-        "popularity",
-        lambda folder: seal(
-            folder,
-            model=model,
-            catalogue=pa.table({"item_id": map(str, range(n)), "title": map(str, range(n))}),
-            popularity=np.arange(n)[::-1].copy(),
-            index=Index.build(shares),
-            data_fingerprint="",
-            metrics=[],
-            cost={},
-        ),
-    )
-    recommender = Recommender({"popularity": registry.open(f"popularity@{version}")}, "popularity")
+def test_more_denied_items_than_are_fetched_over_never_come_back(tmp_path: Path) -> None:
+    recommender = counted(tmp_path, 5000)
     for denied in (0, 1000, 1024, 1025, 4000):
         reply = answer(recommender, query([], deny=[str(i) for i in range(denied)], k=10))
         assert ids(reply) == [str(i) for i in range(denied, denied + 10)]

@@ -1,7 +1,7 @@
 """What a caller may send, and what a caller who sends something else is told."""
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -26,13 +26,7 @@ def refused(schema: type[BaseModel], body: Any) -> ServiceError:
 
 
 def test_every_field_of_a_request_has_a_default() -> None:
-    request = parse(RecommendRequest, b"{}")
-    assert (request.k, request.exclude_seen, request.user_id, request.history) == (
-        10,
-        True,
-        None,
-        None,
-    )
+    assert parse(RecommendRequest, b"{}") == RecommendRequest()
 
 
 @pytest.mark.parametrize(
@@ -95,6 +89,27 @@ def test_an_event_without_a_timestamp_happens_now() -> None:
 def test_a_timestamp_is_iso_8601_or_seconds_or_milliseconds(timestamp: Any) -> None:
     body = json.dumps({"user_id": "u", "item_id": "i", "timestamp": timestamp}).encode()
     assert parse(Event, body).timestamp == datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("ahead", [timedelta(0), timedelta(hours=23)])
+def test_a_clock_that_is_fast_by_less_than_a_day_is_believed(ahead: timedelta) -> None:
+    timestamp = datetime.now(UTC) + ahead
+    assert Event(user_id="u", item_id="i", timestamp=timestamp).timestamp == timestamp
+
+
+@pytest.mark.parametrize(
+    ("timestamp", "message"),
+    [
+        (str(datetime.now(UTC) + timedelta(hours=25)), "more than one day in the future"),
+        ("9999-12-31T23:59:59Z", "more than one day in the future"),
+        ("1969-12-31T23:59:59Z", "before 1970"),
+        (-1, "before 1970"),
+    ],
+)
+def test_an_event_of_no_time_that_there_was_is_refused(timestamp: Any, message: str) -> None:
+    error = refused(Event, {"user_id": "u", "item_id": "i", "timestamp": timestamp})
+    assert error.status == 422
+    assert f"timestamp: lies {message}" in error.message
 
 
 @pytest.mark.parametrize(
