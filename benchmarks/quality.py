@@ -241,7 +241,7 @@ def _verdict(rows: Sequence[Row]) -> Iterator[str]:
 
 def _surroundings(arguments: argparse.Namespace, seconds: float) -> dict[str, Any]:
     """What someone who repeats it needs to know."""
-    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "numpy", "scipy"))
+    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "numpy"))
     return {
         "command": f"python -m benchmarks.quality {' '.join(sys.argv[1:])}",
         "machine": f"{os.cpu_count()} cores, {platform.machine()}",

@@ -31,7 +31,7 @@ def atomic_file(path: Path, mode: str = "wb", *, permissions: int = 0o666) -> It
             yield file
             file.flush()
             os.fsync(file.fileno())
-        unfinished.chmod(permissions & ~_umask())
+        unfinished.chmod(permissions & ~_UMASK)
         unfinished.replace(path)
     except BaseException:
         unfinished.unlink(missing_ok=True)
@@ -52,7 +52,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     try:
         yield unfinished
         _sync_tree(unfinished)
-        unfinished.chmod(0o777 & ~_umask())
+        unfinished.chmod(0o777 & ~_UMASK)
         _rename_new(unfinished, path)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -94,6 +94,10 @@ def _sync(path: Path) -> None:
 
 
 def _umask() -> int:
-    mask = os.umask(0)
+    mask = os.umask(0o077)
     os.umask(mask)
     return mask
+
+
+_UMASK = _umask()
+"""Read once, at import: reading sets it for a moment, for all threads."""

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from recsys.bundle import seal
 from recsys.data.dataset import Dataset
 from recsys.data.split import Split
 from recsys.evaluation.protocol import evaluate
 from recsys.evaluation.report import Report
+from recsys.models.model import Model
 from recsys.registry import Registry
 from recsys.retrieval.index import Index
-from recsys.training.fit import FitResult
+
+if TYPE_CHECKING:  # it brings Ray Train along, which indexing anew has no use for
+    from recsys.training.fit import FitResult
 
 KS = (10, 20)
 """The cut-offs that every bundle's metrics are reported at."""
+
+QUERIES = 1000
+"""Histories of the validation part that the index's recall is measured with."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +44,7 @@ def publish(
     """
     popularity = np.bincount(split.train.items, minlength=len(dataset.items))
     test = evaluate(fitted.model, split.test, protocol=split.protocol, popularity=popularity, ks=KS)
-    index = Index.build(fitted.model.item_vectors)
+    index = Index.build(fitted.model.item_vectors, queries=_queries(fitted.model, split))
     version = registry.add(
         name,
         lambda folder: seal(
@@ -52,6 +60,16 @@ def publish(
         ),
     )
     return Published(version, test)
+
+
+def _queries(model: Model, split: Split) -> NDArray[np.float32] | None:
+    """Up to QUERIES of those that will be asked, for the index to be measured with; None where all
+    of them are zero."""
+    histories = split.validation.histories
+    rows = np.random.default_rng(0).permutation(len(histories))[:QUERIES]
+    queries = model.query_vectors(histories.take(np.sort(rows)))
+    queries = queries[queries.any(axis=1)]
+    return queries if len(queries) else None
 
 
 def reindex(registry: Registry, name: str, *, recall: float, exact_below: int) -> tuple[str, Index]:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix
 
 PADDING = -1
 """The row that stands where a history has no item: real rows start at 0."""
@@ -65,7 +64,8 @@ class Histories:
 
     def take(self, rows: NDArray[np.int64]) -> Histories:
         """The histories of these rows, in this order."""
-        starts, lengths = self.offsets[rows], self.lengths[rows]
+        starts = self.offsets[rows]
+        lengths = self.offsets[rows + 1] - starts  # of these alone: a batch is few of many
         return self.from_lengths(lengths, self.items[ragged_positions(starts, lengths)])
 
     def slice(self, start: int, stop: int) -> Histories:
@@ -87,23 +87,6 @@ class Histories:
     def rows(self) -> NDArray[np.int64]:
         """Int64[nnz]: for each item, the history that it stands in."""
         return np.repeat(np.arange(len(self), dtype=np.int64), self.lengths)
-
-    def padded(self, length: int) -> NDArray[np.int64]:
-        """Int64[B, length]: the newest `length` items, right-aligned, PADDING before them."""
-        newest = self.last(length)
-        table = np.full((len(self), length), PADDING, np.int64)
-        columns = length - newest.lengths[newest.rows()] + _positions_within(newest.lengths)
-        table[newest.rows(), columns] = newest.items
-        return table
-
-    def counts(self, n_items: int) -> csr_matrix:
-        """Float32 CSR [B, n_items]: how often each history holds each item."""
-        matrix = csr_matrix(
-            (np.ones(len(self.items), np.float32), self.items, self.offsets),
-            shape=(len(self), n_items),
-        )
-        matrix.sum_duplicates()
-        return matrix
 
 
 def ragged_positions(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:

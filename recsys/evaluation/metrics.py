@@ -32,6 +32,9 @@ from recsys.data.histories import PADDING, Histories
 _DRAWS_AT_ONCE = 4_000_000
 """How many bootstrap counts are held at a time: 32 MB."""
 
+_GROUP_COST = 30
+"""What a multinomial draw of one group costs, in plain draws of one user (measured)."""
+
 
 class Ranking(NamedTuple):
     """The best k of every row, best first."""
@@ -160,18 +163,25 @@ def bootstrap(
     """Percentile bootstrap interval of the mean over users (Efron 1979), (low, high) Float64[M].
 
     values: Float64[B, M], M metrics of B users; a resample draws B whole users with
-    replacement, so the M intervals belong to the same resamples. Users with the same values are
-    drawn as one group of a multinomial, which is the same distribution: of leave-one-out metrics
-    there are no more than k + 1 groups however many users. O(resamples · groups · M).
+    replacement, so the M intervals belong to the same resamples. Where few values are distinct,
+    users with the same are drawn as one group of a multinomial, which is the same distribution: of
+    leave-one-out metrics there are no more than k + 1 groups however many users.
+    O(resamples · min(groups, B) · M).
     """
     groups, counts = np.unique(values, axis=0, return_counts=True)
-    total = int(counts.sum())
+    total = len(values)
     rng = np.random.default_rng(seed)
-    at_once = max(1, _DRAWS_AT_ONCE // max(len(groups), 1))
-    means = [
-        rng.multinomial(total, counts / total, size=min(at_once, resamples - start)) @ groups
-        for start in range(0, resamples, at_once)
-    ]
+    if len(groups) * _GROUP_COST < total:
+        at_once = max(1, _DRAWS_AT_ONCE // max(len(groups), 1))
+        sums = np.concatenate(
+            [
+                rng.multinomial(total, counts / total, size=min(at_once, resamples - start))
+                @ groups
+                for start in range(0, resamples, at_once)
+            ]
+        )
+    else:
+        sums = np.stack([values[rng.integers(total, size=total)].sum(0) for _ in range(resamples)])
     tail = (1 - level) / 2
-    low, high = np.quantile(np.concatenate(means) / total, [tail, 1 - tail], axis=0)
+    low, high = np.quantile(sums / total, [tail, 1 - tail], axis=0)
     return low, high

@@ -13,7 +13,7 @@ from typing import ClassVar, Protocol, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from recsys.data.histories import Histories
 
@@ -23,12 +23,14 @@ Tensors = Mapping[str, NDArray[np.float32]]
 class ModelConfig(BaseModel):
     """A model's hyper-parameters: frozen, validated, every field with a default that works."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
     kind: ClassVar[str]
     """The name of the model and of the space it makes."""
 
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**63)
     """Seed of every random choice of the fit; the same seed gives the same model."""
 
 

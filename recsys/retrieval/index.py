@@ -101,7 +101,9 @@ class Index:
         graph = _graph(vectors, progress)
         index = cls(graph, {"type": "hnsw", "n": n, "d": d})
         if queries is None:
-            rows = np.random.default_rng(seed).choice(n, TUNING_QUERIES, replace=n < TUNING_QUERIES)
+            # An item that nobody touched may be a zero vector, which every item answers as well.
+            rows = np.flatnonzero(vectors.any(axis=1))
+            rows = np.random.default_rng(seed).permutation(rows)[:TUNING_QUERIES]
             measured_with, queries = "vectors of the index", vectors[np.sort(rows)]
         else:
             measured_with = "given queries"
@@ -235,8 +237,6 @@ class Index:
         """This graph with, for each depth, the smallest beam that reaches the recall and is less
         work than exact search; exact search where there is none for the first depth."""
         queries = queries[np.any(queries != 0, axis=1)]  # every item answers a zero query as well
-        if not len(queries):
-            raise ValueError("all queries are zero; the recall cannot be measured with them")
         true_scores, _ = self._search_all(queries, DEPTHS[-1], None)
         beams: dict[str, int] = {}
         recalls: dict[str, float] = {}
@@ -246,7 +246,7 @@ class Index:
             last = true_scores[:, depth - 1, None]
             least = last - 1e-5 * np.abs(last)
             beam = max(beam, depth)
-            while beam * STEP < len(self):
+            while len(queries) and beam * STEP < len(self):
                 hits = np.mean(self._walk(queries, depth, beam)[0] >= least, axis=1)
                 low = hits.mean() - 1.96 * hits.std() / math.sqrt(len(hits))
                 if low >= recall:

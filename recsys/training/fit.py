@@ -9,7 +9,7 @@ Ray Train starts the workers anew and they go on from the last checkpoint that w
 from __future__ import annotations
 
 import logging
-import os
+import math
 import resource
 import shutil
 import signal
@@ -29,18 +29,19 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from infra.errors import RecsysError
 from infra.storage import atomic_folder
-from recsys.data.dataset import Dataset
+from recsys.data.dataset import Dataset, read_info
 from recsys.data.split import split_dataset
 from recsys.evaluation.protocol import validate
 from recsys.models.catalog import kind_of
-from recsys.models.model import Model, ModelConfig, Tensors
+from recsys.models.model import Fit, Model, ModelConfig, Tensors
 from recsys.training.checkpoint import Checkpoint, EpochReport, Progress
-from recsys.training.local_ray import connected
+from recsys.training.local_ray import LOOPBACK, connected
 from recsys.training.run import (
     IN_PROCESS,
     RAY,
     REPORTS,
     Identity,
+    held,
     prepare,
     refusal,
     refuse,
@@ -95,11 +96,12 @@ def fit(
     that is done again because a worker died.
 
     Raises TrainingFailed if the workers fail more than MAX_FAILURES times, BadRun if `run_dir` is
-    not this run's, and RecsysError if the data cannot be read or learnt from.
+    not this run's or one is under way in it, and RecsysError if the machine has no room for the
+    workers, the fit diverges, or the data cannot be read or learnt from.
     """
     kind = kind_of(config.kind)
-    data = Dataset.load(dataset)
-    if len(data.users) == 0:
+    data = read_info(dataset)  # the workers load it
+    if data.users == 0:
         raise RecsysError(f"{dataset} has no user to learn from")
     run_dir = run_dir.resolve()
     identity = Identity(
@@ -109,17 +111,19 @@ def fit(
         protocol=protocol,
         in_process=workers == 0,
     )
-    prepare(run_dir, identity, resume=resume)
-    started = time.monotonic() - seconds_spent(run_dir)
-    logging.getLogger("ray.train").setLevel(logging.ERROR)
     options = {
         **identity.model_dump(),
         "dataset": str(dataset.resolve()),
         "epochs": epochs,
         "run_dir": str(run_dir),
     }
-    with nullcontext() if workers == 0 else connected(), _followed(run_dir / REPORTS, on_epoch):
-        progress, best = _run(options, run_dir, workers=workers, gpu=gpu)
+    logging.getLogger("ray.train").setLevel(logging.ERROR)
+    with held(run_dir):
+        prepare(run_dir, identity, resume=resume)
+        started = time.monotonic() - seconds_spent(run_dir)
+        with nullcontext() if workers == 0 else connected(), _followed(run_dir / REPORTS, on_epoch):
+            _check_room(workers, gpu)
+            progress, best = _run(options, run_dir, workers=workers, gpu=gpu)
     return FitResult(
         model=kind.model.restore(config, best),
         history=progress.history,
@@ -193,6 +197,22 @@ def _interruptible() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
+def _check_room(workers: int, gpu: bool) -> None:
+    """Raise RecsysError where Ray would wait for ever for cores or GPUs that this machine has not.
+
+    A cluster of several machines may grow, and is waited for.
+    """
+    if workers == 0 or ray.util.get_node_ip_address() != LOOPBACK:  # type: ignore[no-untyped-call]
+        return
+    there = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    for name, key in (("cores", "CPU"), *([("GPUs", "GPU")] if gpu else [])):
+        if there.get(key, 0) < workers:
+            raise RecsysError(
+                f"{workers} workers need as many {name} and this machine has "
+                f"{int(there.get(key, 0))}: ask for fewer workers, or for a larger cluster"
+            )
+
+
 def _cores(workers: int) -> int:
     """The cores of each worker, which Ray also makes its number of threads."""
     if workers == 0:
@@ -233,7 +253,7 @@ def _train_epochs(options: dict[str, Any]) -> None:
     while not _finished(progress, max_epochs):
         began = time.monotonic()
         epoch = len(progress.history)
-        logs = fitting.run_epoch(epoch)
+        logs = _one_epoch(fitting, epoch)
         model = fitting.model()
         ndcg = validate(model, split.validation, workers)["ndcg@10"]
         report = EpochReport(
@@ -263,6 +283,22 @@ def _train_epochs(options: dict[str, Any]) -> None:
         if workers.rank == 0:
             with (run_dir / REPORTS).open("a", encoding="utf-8") as file:
                 file.write(report.model_dump_json() + "\n")
+
+
+def _one_epoch(fitting: Fit, epoch: int) -> dict[str, float]:
+    """Run it; raises RecsysError if the numbers have left what floats can hold."""
+    try:
+        logs = fitting.run_epoch(epoch)
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+        raise RecsysError(
+            f"the fit failed in epoch {epoch + 1}: {error}. Raise regularization"
+        ) from None
+    if not math.isfinite(logs["loss"]):
+        raise RecsysError(
+            f"the fit diverged in epoch {epoch + 1}, its loss is {logs['loss']}: lower "
+            "learning_rate, or raise regularization"
+        )
+    return logs
 
 
 def _finished(progress: Progress, max_epochs: int) -> bool:
@@ -316,10 +352,11 @@ def _followed(reports: Path, on_epoch: Callable[[EpochReport], None] | None) -> 
         return
     ended = threading.Event()
     reports.touch()
+    before = reports.stat().st_size
 
     def follow() -> None:
         with reports.open(encoding="utf-8") as file:
-            file.seek(0, os.SEEK_END)
+            file.seek(before)
             pending = ""
             while True:
                 last = ended.is_set()

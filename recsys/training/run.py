@@ -5,11 +5,15 @@ epochs.jsonl   every epoch's report, as it ends
 ray/           Ray Train's checkpoints
 in-process/    the checkpoints of a run without workers
 refused.txt    why the workers cannot train on this data
+lock           held by the process whose run it is
 """
 
 from __future__ import annotations
 
+import fcntl
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +23,9 @@ from infra.errors import RecsysError
 from infra.storage import UNFINISHED, atomic_file
 from recsys.training.checkpoint import EpochReport
 
-IDENTITY, REPORTS, REFUSED = "run.json", "epochs.jsonl", "refused.txt"
+IDENTITY, REPORTS, REFUSED, LOCK = "run.json", "epochs.jsonl", "refused.txt", "lock"
 RAY, IN_PROCESS = "ray", "in-process"
-_OURS = {IDENTITY, REPORTS, REFUSED, RAY, IN_PROCESS}
+_OURS = {IDENTITY, REPORTS, REFUSED, LOCK, RAY, IN_PROCESS}
 
 
 class BadRun(RecsysError):
@@ -49,14 +53,30 @@ class Identity(BaseModel):
     """Whether it trains without workers, which keeps its checkpoints in another place."""
 
 
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keep the folder for this process's run; raises BadRun if another's is under way in it.
+
+    The system lets go of it when the process dies, however it does.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BadRun(
+                f"another run is under way in {folder}: wait for it, or give this one another name"
+            ) from None
+        yield
+
+
 def prepare(folder: Path, identity: Identity, *, resume: bool) -> None:
-    """Make the folder ready: empty, or with `resume` as the same run left it.
+    """Make a folder that is `held` ready: empty, or with `resume` as the same run left it.
 
     Raises BadRun, and deletes nothing, if anything but a run is in the folder, or if the run to
     resume is of something else.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    names = sorted(entry.name for entry in folder.iterdir())
+    names = sorted(entry.name for entry in folder.iterdir() if entry.name != LOCK)
     strangers = [name for name in names if name not in _OURS and not name.startswith(UNFINISHED)]
     if strangers:
         raise BadRun(
@@ -66,6 +86,8 @@ def prepare(folder: Path, identity: Identity, *, resume: bool) -> None:
     if resume and names:
         _check_same(_identity(folder), identity, folder)
         (folder / REFUSED).unlink(missing_ok=True)
+        with atomic_file(folder / REPORTS) as file:  # without what a kill cut off
+            file.write("".join(_reports(folder)).encode())
         return
     for name in names:
         entry = folder / name
@@ -93,11 +115,16 @@ def refusal(folder: Path) -> str | None:
 
 def seconds_spent(folder: Path) -> float:
     """The seconds of all epochs that ended in this run so far."""
+    return sum(EpochReport.model_validate_json(line).seconds for line in _reports(folder))
+
+
+def _reports(folder: Path) -> list[str]:
+    """The lines that are whole."""
     try:
-        lines = (folder / REPORTS).read_text(encoding="utf-8").splitlines()
+        text = (folder / REPORTS).read_text(encoding="utf-8")
     except FileNotFoundError:
-        return 0.0
-    return sum(EpochReport.model_validate_json(line).seconds for line in lines)
+        return []
+    return [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
 def _identity(folder: Path) -> Identity:

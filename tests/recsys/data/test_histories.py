@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys.data.histories import PADDING, Histories
+from recsys.data.histories import Histories
 
 N_ITEMS = 6
 
@@ -59,36 +59,12 @@ def test_last_keeps_the_newest_and_without_last_the_rest(rows: list[list[int]], 
 
 @settings(deadline=None)
 @given(lists_of_items, cuts)
-def test_padded_puts_the_newest_at_the_right(rows: list[list[int]], length: int) -> None:
-    table = Histories.of(rows).padded(length)
-    assert table.shape == (len(rows), length)
-    for padded, row in zip(table.tolist(), rows, strict=True):
-        newest = row[max(len(row) - length, 0) :]
-        assert padded == [PADDING] * (length - len(newest)) + newest
-
-
-@settings(deadline=None)
-@given(lists_of_items)
-def test_counts_say_how_often_each_item_stands_in_each_history(rows: list[list[int]]) -> None:
-    counts = Histories.of(rows).counts(N_ITEMS)
-    assert counts.dtype == np.float32
-    assert counts.shape == (len(rows), N_ITEMS)
-    assert counts.toarray().tolist() == [
-        [row.count(item) for item in range(N_ITEMS)] for row in rows
-    ]
-    assert counts.nnz == sum(len(set(row)) for row in rows), "an item is stored once a history"
-
-
-@settings(deadline=None)
-@given(lists_of_items, cuts)
 def test_no_operation_changes_the_histories_that_it_is_asked_of(
     rows: list[list[int]], n: int
 ) -> None:
     histories = Histories.of(rows)
     histories.last(n)
     histories.without_last(n)
-    histories.padded(n)
-    histories.counts(N_ITEMS)
     assert plain(histories) == rows
 
 

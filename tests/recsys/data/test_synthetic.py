@@ -16,6 +16,7 @@ from recsys.data.genres import GENRES, POSTER_SIZE
 from recsys.data.histories import Histories
 from recsys.data.split import leave_one_out
 from recsys.data.synthetic import synthesize
+from tests.counts import counts
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 def hits(films: Dataset, scores: NDArray[np.float32]) -> float:
     """Of users whose last item is hidden, the share that has it among the ten best unseen."""
     test = leave_one_out(films.histories).test
-    seen = test.histories.counts(len(films.items)).toarray() > 0
+    seen = counts(test.histories, len(films.items)).toarray() > 0
     best = np.argsort(-np.where(seen, -np.inf, scores), axis=1)[:, :10]
     return float((best == test.targets.items[:, None]).any(1).mean())
 
@@ -41,21 +42,21 @@ def test_it_has_the_promised_size(films: Dataset) -> None:
 
 
 def test_nobody_watches_a_film_twice(films: Dataset) -> None:
-    assert films.histories.counts(len(films.items)).max() == 1
+    assert counts(films.histories, len(films.items)).max() == 1
 
 
 def test_order_tells_more_than_taste_and_taste_more_than_popularity(films: Dataset) -> None:
     split, n = leave_one_out(films.histories), len(films.items)
     train, asked = split.train, split.test.histories
     popularity = np.bincount(train.items, minlength=n).astype(np.float32)
-    of_user = train.counts(n)
+    of_user = counts(train, n)
     together = (of_user.T @ of_user).toarray() / np.sqrt(np.outer(popularity, popularity) + 1)
     within = np.diff(train.rows()) == 0
     pairs = np.zeros((n, n), np.float32)
     np.add.at(pairs, (train.items[:-1][within], train.items[1:][within]), 1)
 
     by_popularity = hits(films, np.tile(popularity, (len(asked), 1)))
-    by_taste = hits(films, asked.counts(n).toarray() @ together)
+    by_taste = hits(films, counts(asked, n).toarray() @ together)
     by_order = hits(films, pairs[asked.last(1).items] + 1e-4 * popularity)
     assert by_popularity > 1.5 * 10 / n, "popularity tells something"
     assert by_taste > 2 * by_popularity

@@ -12,6 +12,7 @@ from sklearn.metrics import ndcg_score
 
 from recsys.data.histories import PADDING, Histories
 from recsys.evaluation import metrics
+from tests.counts import counts
 
 N_ITEMS = 12
 
@@ -105,7 +106,7 @@ def test_ndcg_agrees_with_scikit_learn(ranked: tuple[NDArray[np.int64], Historie
     recommended, targets = ranked
     scores = np.empty(recommended.shape)
     np.put_along_axis(scores, recommended, np.arange(N_ITEMS, 0, -1)[None, :], axis=1)
-    wanted = (targets.counts(N_ITEMS).toarray() > 0).astype(float)
+    wanted = (counts(targets, N_ITEMS).toarray() > 0).astype(float)
     ours = metrics.ndcg(metrics.hits(recommended, targets), metrics.n_relevant(targets), k)
     assert ours.mean() == pytest.approx(ndcg_score(wanted, scores, k=k))
 

@@ -15,6 +15,7 @@ from recsys.models.sasrec import SasrecConfig
 from recsys.training import fit as fit_module
 from recsys.training.checkpoint import STATE, EpochReport
 from recsys.training.fit import TrainingFailed, fit
+from recsys.training.run import BadRun, held
 
 SMALL = SasrecConfig(
     dim=16,
@@ -137,3 +138,36 @@ def too_short(folder: Path) -> Path:
     )
     write_dataset(folder, [events], None, "short histories")
     return folder
+
+
+def test_a_run_under_way_is_not_trodden_on(ring: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with held(run), pytest.raises(BadRun, match="another run is under way"):
+        fit(PopularityConfig(), ring, run_dir=run, workers=0)
+    assert fit(PopularityConfig(), ring, run_dir=run, workers=0).starts == 1
+
+
+def test_a_report_that_a_kill_cut_off_does_not_stop_a_resume(ring: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    fit(SMALL, ring, run_dir=run, workers=0, epochs=2)
+    reports = run / "epochs.jsonl"
+    reports.write_bytes(reports.read_bytes()[:-5])
+    for epochs in (3, 4):
+        resumed = fit(SMALL, ring, run_dir=run, workers=0, epochs=epochs, resume=True)
+        assert len(resumed.history) == epochs
+
+
+def test_a_fit_that_diverges_says_what_to_lower(ring: Path, tmp_path: Path) -> None:
+    config = SMALL.model_copy(update={"learning_rate": 1e30})
+    with pytest.raises(RecsysError, match=r"diverged in epoch 1.*lower learning_rate"):
+        fit(config, ring, run_dir=tmp_path / "run", workers=0)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize(("options", "lacking"), [({}, "cores"), ({"gpu": True}, "GPUs")])
+def test_more_workers_than_the_machine_has_room_for_are_refused(
+    ring: Path, tmp_path: Path, options: dict[str, bool], lacking: str
+) -> None:
+    workers = 1 if options else 1000
+    with pytest.raises(RecsysError, match=f"{workers} workers need as many {lacking}"):
+        fit(PopularityConfig(), ring, run_dir=tmp_path / "run", workers=workers, **options)

@@ -1,0 +1,60 @@
+"""Publishing: what a fit gave becomes a version that says where it came from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from recsys.data.dataset import Dataset
+from recsys.data.split import split_dataset
+from recsys.models.ials import IalsConfig
+from recsys.publish import publish, reindex
+from recsys.registry import Registry
+from recsys.retrieval.index import Index
+from recsys.training.fit import FitResult, fit
+
+
+@pytest.fixture(scope="module")
+def fitted(ring: Path, tmp_path_factory: pytest.TempPathFactory) -> FitResult:
+    return fit(IalsConfig(dim=8), ring, run_dir=tmp_path_factory.mktemp("run"), workers=0, epochs=2)
+
+
+def test_a_published_version_tells_its_data_cost_measure_and_parent(
+    ring: Path, fitted: FitResult, tmp_path: Path
+) -> None:
+    dataset, registry = Dataset.load(ring), Registry(tmp_path)
+    split = split_dataset(dataset, "leave_one_out")
+    first = publish(registry, "ials", dataset, split, fitted)
+    assert registry.active("ials") is None
+    registry.activate("ials", first.version)
+    second = registry.open(f"ials@{publish(registry, 'ials', dataset, split, fitted).version}")
+    manifest = second.manifest
+    assert manifest.data_fingerprint == dataset.fingerprint
+    assert manifest.cost == fitted.cost
+    assert manifest.metrics == [first.test]
+    assert manifest.parent == first.version
+    np.testing.assert_array_equal(second.popularity.sum(), len(split.train.items))
+
+
+def test_an_index_made_anew_is_another_version_of_the_same_model(
+    ring: Path, fitted: FitResult, tmp_path: Path
+) -> None:
+    dataset, registry = Dataset.load(ring), Registry(tmp_path)
+    split = split_dataset(dataset, "leave_one_out")
+    registry.activate("ials", publish(registry, "ials", dataset, split, fitted).version)
+    version, index = reindex(registry, "ials", recall=0.9, exact_below=10)
+    before, after = registry.open("ials"), registry.open(f"ials@{version}")
+    assert before.version != version
+    assert after.manifest.parent == before.version
+    assert after.manifest.index == index.description
+    np.testing.assert_array_equal(after.model.item_vectors, before.model.item_vectors)
+
+
+def test_an_index_of_items_that_nobody_touched_is_exact_and_says_why() -> None:
+    index = Index.build(np.zeros((200, 4), np.float32), exact_below=100)
+    assert index.description["type"] == "exact"
+    assert "recall" in index.description["why"]
+    index = Index.build(np.eye(200, 4, dtype=np.float32), exact_below=100)
+    assert index.search(np.ones((1, 4), np.float32), 3)[1].shape == (1, 3)
