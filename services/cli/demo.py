@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import typer
+from rich.markup import escape
 
 from services.cli.console import bar, err, out
 from services.cli.histories import load_histories
@@ -48,6 +49,8 @@ def command(
     Everything is real and nothing needs setting up: a private Redis, Ray Train, FAISS, Ray Serve.
     What it makes lies in a state folder of each data's own, from which `recsys serve` starts it
     again.
+
+      recsys demo --data ml-latest-small.zip --once
     """
     from infra.redis import redis_server
     from infra.settings import load_settings
@@ -69,14 +72,20 @@ def command(
         with err.status("Starting Ray Serve"):
             server = stack.enter_context(serving(settings, redis_url, last=True))
         if server.note:
-            err.print(f"[yellow]note:[/] answering through Ray Serve's own proxy: {server.note}")
+            err.print(
+                f"[yellow]note:[/] answering through Ray Serve's own proxy: {escape(server.note)}"
+            )
         user = _show_answers(settings, dataset, server.url)
         out.print(f"From nothing to answers in {time.monotonic() - started:.0f} s.\n")
         body = f'{{"user_id": "{user}", "k": 5}}'
-        out.print("Ask it yourself:", f"  curl -s {server.url}/v1/recommend -d '{body}'", sep="\n")
-        out.print(f"API documentation: {server.url}/docs")
-        out.print(queue_line(settings))
-        out.print(f"Start it again: RECSYS_STATE_DIR={settings.state_dir} recsys serve")
+        lines = (
+            "Ask it yourself:",
+            f"  curl -s {server.url}/v1/recommend -d '{body}'",
+            f"API documentation: {server.url}/docs",
+            queue_line(settings),
+            f"Start it again: RECSYS_STATE_DIR={settings.state_dir} recsys serve",
+        )
+        out.print(*lines, sep="\n", markup=False)
         if not once:
             out.print("Ctrl-C stops.")
             wait_for_stop()
@@ -125,7 +134,7 @@ def _dataset(settings: Settings, source: Path | None) -> Dataset:
     info = dataset.info
     out.print(
         f"[bold]{settings.state_dir.name}[/]: {info.users:,} users, {info.items:,} items, "
-        f"{info.events:,} events in {folder}\n"
+        f"{info.events:,} events in {escape(str(folder))}\n"
     )
     return dataset
 
@@ -170,7 +179,7 @@ def _show_answers(settings: Settings, dataset: Dataset, url: str) -> str:
     row = int(np.argsort(lengths, kind="stable")[len(lengths) // 2])  # neither new nor a fan
     user = dataset.users.ids(np.array([row]))[0]
     titles = dataset.catalogue["title"].take(dataset.histories[row][-5:]).to_pylist()
-    out.print(f"[bold]User {user}[/] came last to: {'; '.join(titles)}")
+    out.print(f"[bold]User {escape(user)}[/] came last to: {escape('; '.join(titles))}")
     request = RecommendRequest(user_id=user, k=5)
     with Client(url) as client:
         print_reply(client.recommend(request), title=f"Recommended to user {user}, over HTTP")
@@ -179,5 +188,7 @@ def _show_answers(settings: Settings, dataset: Dataset, url: str) -> str:
         reply = queue.recommend(request)
         took = (time.perf_counter() - began) * 1000
     first = reply.items[0].title if reply.items else "nothing"
-    out.print(f"The same over the Redis queue: {first} and so on, in {took:.0f} ms.\n")
+    out.print(
+        f"The same over the Redis queue: {first} and so on, in {took:.0f} ms.\n", markup=False
+    )
     return user
