@@ -122,15 +122,20 @@ def _checked(schema: type[R], **fields: Any) -> R:
         raise ApiError(refusal(error.errors(include_url=False)).problem()) from None
 
 
-def _options(url: str) -> dict[str, Any]:
-    """What an HTTP client of the service at the URL is made with; raises Unreachable."""
+def parse_url(url: str) -> httpx.URL:
+    """The URL of a service; raises Unreachable where it is none."""
     try:
-        host = httpx.URL(url).host
+        return httpx.URL(url)
     except httpx.InvalidURL as error:
         raise Unreachable(
             f"{url!r} is not a URL ({error}): write it as http://host:port, an IPv6 address in "
             "brackets, as http://[::1]:8000"
         ) from None
+
+
+def _options(url: str) -> dict[str, Any]:
+    """What an HTTP client of the service at the URL is made with; raises Unreachable."""
+    host = parse_url(url).host
     # No proxy leads to this machine, whatever HTTP_PROXY says.
     return {"base_url": url, "timeout": TIMEOUT_S, "trust_env": not _is_loopback(host)}
 

@@ -7,6 +7,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -62,7 +63,7 @@ def table(reports: Mapping[str, Report], title: str | None = None, k: int = 10) 
     shown.add_column("model", no_wrap=True)
     for name in names:
         heading = name.replace("mean_popularity", "popularity").replace("@", "\n@")
-        shown.add_column(heading, justify="right", no_wrap=True)
+        shown.add_column(escape(heading), justify="right", no_wrap=True)
     for model, report in reports.items():
         cells = [_cell(name, report.metrics.get(name), best=model in best[name]) for name in names]
         shown.add_row(Text(model), *cells)
@@ -111,7 +112,7 @@ def _caption(reports: Mapping[str, Report]) -> str | None:
         return None
     if any(protocol != protocols[0] for protocol in protocols):
         return "the models were measured by different protocols: the rows do not compare"
-    return describe(protocols[0])
+    return escape(describe(protocols[0]))
 
 
 def describe(protocol: Mapping[str, str | int | float | bool]) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import orjson
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -20,10 +23,16 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-out = Console(highlight=False)
+from infra.errors import RecsysError
+from infra.settings import Settings
+from infra.storage import UNFINISHED
+
+# What Rich would make of `:cat:` and of `[b]` in a title is not what the title is: names of smileys
+# are printed as they stand, and text from elsewhere goes through `escape`.
+out = Console(highlight=False, emoji=False)
 """Standard output: what the command was asked for."""
 
-err = Console(stderr=True, highlight=False)
+err = Console(stderr=True, highlight=False, emoji=False)
 """Standard error: progress, notes and errors."""
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
@@ -37,11 +46,27 @@ def print_json(value: Any) -> None:
     typer.echo(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY))
 
 
+def told(error: RecsysError | OSError) -> str:
+    """What was wrong, where, and what to do."""
+    if isinstance(error, RecsysError):
+        return error.message
+    what = error.strerror or str(error) or type(error).__name__
+    if not isinstance(error.filename, str | bytes):
+        return what
+    path = Path(os.fsdecode(error.filename))
+    if path.name.startswith(UNFINISHED):  # that it is written under another name is our affair
+        path = path.parent / path.name.removeprefix(UNFINISHED).rpartition("-")[0]
+    state_dir = Path(os.environ.get("RECSYS_STATE_DIR", Settings.model_fields["state_dir"].default))
+    if path.absolute().is_relative_to(state_dir.absolute()):
+        return f"{path}: {what}; choose another state folder with RECSYS_STATE_DIR"
+    return f"{path} cannot be read or written: {what}"
+
+
 @contextmanager
 def bar(description: str) -> Iterator[Advance]:
     """A progress bar that shows the done, the whole, the time gone and the time left."""
     with _progress() as progress:
-        task = progress.add_task(description, total=None)
+        task = progress.add_task(escape(description), total=None)
         yield _advance(progress, task)
 
 

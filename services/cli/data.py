@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from services.cli.console import AsJson, bar, out, print_json
@@ -100,13 +101,18 @@ def synth(
 def download(
     name: Annotated[str, typer.Argument(help="ml-100k, ml-1m, ml-latest-small, ml-20m, ml-25m …")],
     destination: Annotated[Path, typer.Argument(help="The zip file to write.")],
+    as_json: AsJson = False,
 ) -> None:
     """Fetch a MovieLens data set from its makers' site and check it against their checksum."""
     from recsys.data.readers.download import download_movielens
 
     with bar(f"Downloading {name}") as progress:
         path = download_movielens(name, destination, progress=progress)
-    out.print(f"{path}: next, [bold]recsys data import {path} ./{name}[/]")
+    if as_json:
+        print_json({"path": str(path)})
+    else:
+        shown = escape(str(path))
+        out.print(f"{shown}: next, [bold]recsys data import {shown} ./{name}[/]")
 
 
 @app.command()
@@ -125,7 +131,7 @@ def _print_info(folder: Path, info: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print_json({"path": str(folder), **info})
         return
-    table = Table(title=str(folder), show_header=False, title_justify="left")
+    table = Table(title=escape(str(folder)), show_header=False, title_justify="left")
     for field, value in info.items():
-        table.add_row(field, f"{value:,}" if isinstance(value, int) else str(value))
+        table.add_row(field, f"{value:,}" if isinstance(value, int) else escape(str(value)))
     out.print(table)

@@ -7,10 +7,11 @@ import platform
 from importlib.metadata import version
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from infra.errors import RecsysError
-from services.cli.console import AsJson, out, print_json
+from services.cli.console import AsJson, out, print_json, told
 
 NAME = "doctor"
 PACKAGES = (
@@ -52,8 +53,8 @@ def command(as_json: AsJson = False) -> None:
                 f"{server.get('valkey_version', server['redis_version'])}"
                 f" ({'private' if settings.redis_url is None else 'RECSYS_REDIS_URL'})"
             )
-    except RecsysError as error:
-        problem = error.message
+    except (RecsysError, OSError) as error:
+        problem = told(error)
     values = settings.model_dump(mode="json")
     if as_json:
         print_json({"machine": found, "settings": values, "problem": problem})
@@ -69,5 +70,5 @@ def command(as_json: AsJson = False) -> None:
 def _table(title: str, rows: dict[str, Any]) -> Table:
     table = Table(title=title, show_header=False, title_justify="left")
     for name, value in rows.items():
-        table.add_row(name, str(value))
+        table.add_row(name, escape(str(value)))
     return table

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
+from rich.markup import escape
 
 from infra.errors import RecsysError
 from services.cli.console import AsJson, bar, err, out, print_json
@@ -21,7 +22,9 @@ def command(
     ] = None,
     data: Annotated[Path, typer.Option(help="The Dataset that they were trained on.")] = ...,  # type: ignore[assignment]
     split: Annotated[SplitName, typer.Option(help="What is held out.")] = "leave_one_out",
-    part: Annotated[str, typer.Option(help="validation or test.")] = "test",
+    part: Annotated[
+        Literal["validation", "test"], typer.Option(help="Which of the parts held out.")
+    ] = "test",
     k: Annotated[
         list[int] | None, typer.Option("-k", min=1, help="Cut-offs; give it repeatedly.")
     ] = None,
@@ -49,8 +52,6 @@ def command(
     registry = Registry(load_settings().models_dir)
     dataset = Dataset.load(data)
     parts = split_dataset(dataset, split)
-    if part not in ("validation", "test"):
-        raise typer.BadParameter("it is validation or test", param_hint="--part")
     holdout = parts.test if part == "test" else parts.validation
     chosen = names or [name for name in registry.names() if registry.active(name)]
     if not chosen:
@@ -60,13 +61,13 @@ def command(
         bundle = registry.open(name)
         if bundle.manifest.data_fingerprint != dataset.fingerprint:
             err.print(
-                f"[yellow]note:[/] {name} was trained on other data than {data}; "
+                f"[yellow]note:[/] {name} was trained on other data than {escape(str(data))}; "
                 "its figures here may be those of events that it has seen"
             )
-        if len(bundle.items) != len(dataset.items):
+        if not bundle.items.to_arrow().equals(dataset.items.to_arrow()):
             raise RecsysError(
-                f"{name} knows {len(bundle.items)} items and {data} holds {len(dataset.items)}: "
-                "evaluate it on the data that it was trained on"
+                f"{name} knows {len(bundle.items)} items and {data} holds {len(dataset.items)}, "
+                "not the same or in another order: evaluate it on the data that it was trained on"
             )
         with bar(f"Evaluating {name}") as progress:
             reports[name] = evaluate(

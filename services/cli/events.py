@@ -9,6 +9,7 @@ import typer
 
 from services.cli.console import AsJson, out, print_json
 from services.cli.histories import load_histories
+from services.cli.options import Url, typed_as
 
 NAME = "events"
 app = typer.Typer(
@@ -23,9 +24,7 @@ def send(
     item: Annotated[list[str], typer.Option(help="The item's id; give it repeatedly.")],
     event: Annotated[str, typer.Option(help="What happened: view, click, buy …")] = "view",
     value: Annotated[float, typer.Option(help="A rating or a weight.")] = 1.0,
-    url: Annotated[
-        str | None, typer.Option(help="The service; by default what the settings say.")
-    ] = None,
+    url: Url = None,
     as_json: AsJson = False,
 ) -> None:
     """Tell a running service what a user did; the next recommendation reflects it.
@@ -36,9 +35,9 @@ def send(
     from services.client import Client
     from services.schemas import Event
 
-    settings = load_settings()
-    events = [Event(user_id=user, item_id=each, event=event, value=value) for each in item]
-    with Client(url or f"http://{settings.http_host}:{settings.http_port}") as client:
+    with typed_as(user_id="--user", item_id="--item", event="--event", value="--value"):
+        events = [Event(user_id=user, item_id=each, event=event, value=value) for each in item]
+    with Client(url or load_settings().http_url) as client:
         reply = client.events(events)
     if as_json:
         print_json(reply.model_dump(mode="json"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from services.cli.console import AsJson, err, out, print_json
@@ -25,7 +26,7 @@ def show(reference: Reference, as_json: AsJson = False) -> None:
         return
     table = Table(title=f"The index of {reference}", show_header=False, title_justify="left")
     for field, value in description.items():
-        table.add_row(field, str(value))
+        table.add_row(escape(field), escape(str(value)))
     out.print(table)
 
 
@@ -39,8 +40,12 @@ def build(
         int, typer.Option(min=0, help="Search exactly when there are fewer items than this.")
     ] = 100_000,
     activate: Annotated[bool, typer.Option(help="Put the new version into service.")] = True,
+    as_json: AsJson = False,
 ) -> None:
-    """Build the active version's index anew, as a new version with the same model."""
+    """Build the active version's index anew, as a new version with the same model.
+
+    recsys index build sasrec --recall 0.99 --exact-below 50000
+    """
     from recsys.publish import reindex
 
     registry = open_registry()
@@ -48,4 +53,8 @@ def build(
         version, index = reindex(registry, name, recall=recall, exact_below=exact_below)
         if activate:
             registry.activate(name, version)
-    out.print(f"{name} {version}: {index.description}")
+    if as_json:
+        description = index.description
+        print_json({"name": name, "version": version, "active": activate, "index": description})
+    else:
+        out.print(f"{name} {version}: {escape(str(index.description))}")

@@ -6,6 +6,7 @@ import os
 import sys
 
 import typer
+from rich.markup import escape
 
 from infra.errors import RecsysError
 from services.cli import (
@@ -20,7 +21,7 @@ from services.cli import (
     serve,
     train,
 )
-from services.cli.console import err
+from services.cli.console import err, told
 
 # Threads that wait for each other by spinning stand in the way of the other processes of this
 # machine: with as many threads as cores and one more process, training was 20 times slower.
@@ -48,15 +49,11 @@ def main() -> None:
     """Run the command line; exit codes 0, 1 (failed), 2 (wrong usage), 130 (interrupted)."""
     try:
         app()
-    except RecsysError as error:
-        err.print(f"[bold red]error:[/] {_escape(error.message)}", soft_wrap=True)
+    except (RecsysError, OSError) as error:
+        err.print(f"[bold red]error:[/] {escape(told(error))}", soft_wrap=True)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
-
-
-def _escape(text: str) -> str:
-    return text.replace("[", r"\[")
 
 
 if __name__ == "__main__":

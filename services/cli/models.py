@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from services.cli.console import AsJson, out, print_json
@@ -69,7 +70,7 @@ def show(reference: Reference, as_json: AsJson = False) -> None:
         shown = value
         if isinstance(value, dict):
             shown = ", ".join(f"{key}: {_short(each)}" for key, each in value.items())
-        facts.add_row(field, str(shown))
+        facts.add_row(field, escape(str(shown)))
     facts.add_row("items", f"{len(bundle.items):,}")
     out.print(facts)
     for report in manifest.metrics:
@@ -82,15 +83,26 @@ def _short(value: object) -> str:
 
 @app.command()
 def activate(
-    name: ModelName, version: Annotated[str, typer.Argument(help="The version to serve.")]
+    name: ModelName,
+    version: Annotated[str, typer.Argument(help="The version to serve.")],
+    as_json: AsJson = False,
 ) -> None:
-    """Verify a version and put it into service; running servers swap to it by themselves."""
+    """Verify a version and put it into service; running servers swap to it by themselves.
+
+    recsys models activate sasrec v0002
+    """
     open_registry().activate(name, version)
-    out.print(f"{name} {version} is in service.")
+    if as_json:
+        print_json({"name": name, "version": version})
+    else:
+        out.print(f"{name} {version} is in service.")
 
 
 @app.command()
-def rollback(name: ModelName) -> None:
+def rollback(name: ModelName, as_json: AsJson = False) -> None:
     """Go back to the version that was in service before."""
     version = open_registry().rollback(name)
-    out.print(f"{name} {version} is in service again.")
+    if as_json:
+        print_json({"name": name, "version": version})
+    else:
+        out.print(f"{name} {version} is in service again.")

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 
 from services.cli.console import err, out
 from services.cli.stopping import stoppable, wait_for_stop
@@ -26,6 +27,8 @@ def command(
 
     Every active model of the registry is in service; activating another version swaps it with no
     failed request.
+
+      recsys serve --host 0.0.0.0 --port 8080
     """
     from infra.redis import redis_server
     from infra.settings import load_settings
@@ -37,9 +40,12 @@ def command(
         with err.status("Starting Ray Serve"):
             server = stack.enter_context(serving(settings, redis_url))
         if server.note:
-            err.print(f"[yellow]note:[/] answering through Ray Serve's own proxy: {server.note}")
-        out.print(f"Listening on [bold]{server.url}[/] (API documentation at {server.url}/docs)")
-        out.print(f"{queue_line(settings)} Ctrl-C stops.")
+            err.print(
+                f"[yellow]note:[/] answering through Ray Serve's own proxy: {escape(server.note)}"
+            )
+        url = escape(server.url)
+        out.print(f"Listening on [bold]{url}[/] (API documentation at {url}/docs)")
+        out.print(f"{queue_line(settings)} Ctrl-C stops.", markup=False)
         wait_for_stop()
         err.print("Stopping ...")
 

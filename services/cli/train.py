@@ -11,7 +11,7 @@ import typer
 from pydantic import ValidationError
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from infra.errors import RecsysError
+from infra.errors import RecsysError, reason
 from services.cli.console import AsJson, err, out, print_json
 
 if TYPE_CHECKING:
@@ -40,7 +40,10 @@ def command(
     ] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same model.")] = 0,
     config: Annotated[
-        Path | None, typer.Option(help="A TOML file of the model's hyper-parameters.")
+        Path | None,
+        typer.Option(
+            exists=True, dir_okay=False, help="A TOML file of the model's hyper-parameters."
+        ),
     ] = None,
     set_: Annotated[
         list[str] | None,
@@ -115,8 +118,6 @@ def read_config(kind: str, file: Path | None, assignments: list[str], seed: int)
     if file is not None:
         try:
             values |= tomllib.loads(file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise RecsysError(f"{file}: there is no such file") from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise RecsysError(f"{file} is not TOML: {error}") from None
     for assignment in assignments:
@@ -129,7 +130,7 @@ def read_config(kind: str, file: Path | None, assignments: list[str], seed: int)
         return config.model_validate(values)
     except ValidationError as error:
         wrong = "; ".join(
-            f"{'.'.join(map(str, each['loc'])) or kind}: {each['msg']}" for each in error.errors()
+            f"{'.'.join(map(str, each['loc'])) or kind}: {reason(each)}" for each in error.errors()
         )
         raise RecsysError(
             f"the configuration of {kind} is wrong: {wrong} (its fields are "

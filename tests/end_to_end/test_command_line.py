@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,12 +13,15 @@ from typing import Any
 import pytest
 
 
-def recsys(*arguments: str | Path, state: Path) -> subprocess.CompletedProcess[str]:
+def recsys(
+    *arguments: str | Path, state: Path | str, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run the command with a state folder of its own."""
     environment = {name: v for name, v in os.environ.items() if not name.startswith("RECSYS_")}
     return subprocess.run(
         [sys.executable, "-m", "services.cli.main", *map(str, arguments)],
-        env={**environment, "RECSYS_STATE_DIR": str(state), "COLUMNS": "120"},
+        env={**environment, "RECSYS_STATE_DIR": str(state), "COLUMNS": "200"},
+        cwd=cwd,
         capture_output=True,
         text=True,
         check=False,
@@ -63,13 +67,16 @@ def test_evaluation_tells_a_model_from_popularity(films: Path, state: Path) -> N
 
 
 def test_an_index_is_built_anew_as_a_new_version_and_rolled_back(films: Path, state: Path) -> None:
-    built = recsys("index", "build", "ials", "--recall", "0.99", state=state)
-    assert built.returncode == 0, built.stderr
+    built = json_of(recsys("index", "build", "ials", "--recall", "0.99", "--json", state=state))
+    assert (built["version"], built["active"], built["index"]["type"]) == ("v0002", True, "exact")
     listed = json_of(recsys("models", "list", "--json", state=state))
     (active,) = [row["version"] for row in listed if row["name"] == "ials" and row["active"]]
     assert active == "v0002"
-    assert json_of(recsys("index", "show", "ials", "--json", state=state))["type"] == "exact"
-    assert recsys("models", "rollback", "ials", state=state).returncode == 0
+    assert json_of(recsys("index", "show", "ials", "--json", state=state)) == built["index"]
+    back = json_of(recsys("models", "rollback", "ials", "--json", state=state))
+    assert back == {"name": "ials", "version": "v0001"}
+    again = json_of(recsys("models", "activate", "ials", "v0001", "--json", state=state))
+    assert again == back
     assert films.is_dir()
 
 
@@ -96,8 +103,10 @@ def test_the_doctor_finds_what_is_needed(state: Path) -> None:
         (("train", "ials", "--data", "x", "--set", "dim"), 1, "write it as name=value"),
         (("data", "import", "nowhere", "out"), 1, "there is no such file or folder"),
         (("models", "activate", "ghost", "v0001"), 1, "ghost"),
-        (("recommend", "--user", "1", "-k", "0"), 1, "k: Input should be greater than"),
-        (("recommend", "--user", "1", "--url", "http://127.0.0.1:9"), 1, "recsys serve"),
+        (("recommend", "--user", "[/x]", "--url", "http://127.0.0.1:9"), 1, "recsys serve"),
+        (("events", "send", "--user", "u", *["--item", "1"] * 1001), 1, "at most 1000"),
+        (("data", "synth", "/proc/x", "--no-pictures"), 1, "/proc/x cannot be read or written"),
+        (("data", "import", "events.csv", "/proc/x"), 1, "/proc/x cannot be read or written"),
         (("serve",), 1, "recsys train"),
         (("train",), 2, "Missing argument"),
         (("fly",), 2, "No such command"),
@@ -106,7 +115,26 @@ def test_the_doctor_finds_what_is_needed(state: Path) -> None:
 def test_what_cannot_be_done_is_said_in_one_line_and_an_exit_code(
     tmp_path: Path, arguments: tuple[str, ...], code: int, message: str
 ) -> None:
-    result = recsys(*arguments, state=tmp_path / "state")
+    (tmp_path / "events.csv").write_text("user_id,item_id\nann,1\n")
+    result = recsys(*arguments, state=tmp_path / "state", cwd=tmp_path)
     assert result.returncode == code, result.stderr
     assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("state", "arguments"),
+    [
+        ("/dev/null", ("doctor",)),
+        ("/proc/x", ("recommend", "--queue")),
+        ("/proc/x", ("train", "popularity", "--workers", "0", "--data")),
+    ],
+)
+def test_a_state_folder_that_cannot_be_is_told_with_the_settings_name(
+    ring: Path, state: str, arguments: tuple[str, ...]
+) -> None:
+    data = [ring] if arguments[-1] == "--data" else []
+    result = recsys(*arguments, *data, state=state)
+    assert result.returncode == 1
+    assert re.search(rf"error: {state}.*RECSYS_STATE_DIR", result.stderr)
     assert "Traceback" not in result.stderr
