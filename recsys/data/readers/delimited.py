@@ -58,10 +58,15 @@ def parse(
         table = _read(block, form, columns)
     except pa.ArrowInvalid:
         table = None
-    if table is not None and len(table) == n_lines:
+    # Arrow takes the end of a block for a closing quote, and the number of rows is right then.
+    last_line = block.removesuffix(b"\n").rpartition(b"\n")[2]
+    if table is not None and len(table) == n_lines and _is_closed(last_line, form):
         lines = first_line + np.arange(n_lines)
         return decoded(Rows(table, lines, source, form.names), bad)
     block, lines = _sound(block, first_line, source, form, bad)
+    if not len(lines):
+        none = pa.table({name: pa.array([], pa.string()) for name in columns})
+        return Rows(none, lines, source, form.names)
     table, skipped = _read_with_care(block, form, columns, f"{source}, from line {first_line} on")
     if len(table) + len(skipped) != len(lines):
         raise BadSource(f"{source}: the quotes do not pair, from line {first_line} on")
@@ -175,7 +180,7 @@ def _sound(
     at_end_of_field = re.compile(b'(^|%b)"|"(%b|$)' % (mark, mark))
     for line, text in _rows_apart(block, first_line, source, form):
         odd = form.quoted and not form.multiline and text.count(b'"') % 2
-        if odd and at_end_of_field.search(text):
+        if (odd and at_end_of_field.search(text)) or not _is_closed(text, form):
             reason = "a quote opens or closes on it without the other"
             bad.add(f"{source}, line {line}", "the row", reason)
             continue
@@ -191,6 +196,16 @@ def _sound(
         kept.append(text)
         lines.append(line)
     return b"\n".join(kept) + b"\n", np.array(lines, np.int64)
+
+
+def _is_closed(row: bytes, form: Format) -> bool:
+    """Whether no quote is open at the end of a row. One opens a field at its start alone, and
+    what follows the one that closes it is text."""
+    if not form.quoted or b'"' not in row:
+        return True
+    mark = re.escape(form.delimiter.encode())
+    field = b'(?:"(?:[^"]++|"")*+"|(?!"))[^%b]*+' % mark
+    return re.fullmatch(b"%b(?:%b%b)*+" % (field, mark, field), row) is not None
 
 
 def _is_plain(block: bytes, form: Format) -> bool:

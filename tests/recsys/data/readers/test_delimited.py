@@ -92,6 +92,37 @@ def test_an_open_quote_costs_its_line_and_not_the_rest_of_the_file() -> None:
     assert bad == 1
 
 
+@pytest.mark.parametrize("form", [PAIR, PAIR_OVER_LINES], ids=["lines", "over lines"])
+@pytest.mark.parametrize("end", ["", "\n", "\r\n"])
+@pytest.mark.parametrize("row", ['2,"b', '"2,b', '2,"""b', '5" nails,"b'])
+def test_a_quote_left_open_on_the_last_line_is_refused(form: Format, end: str, row: str) -> None:
+    over_lines_the_file_is_refused = form.multiline and row.count('"') % 2
+    refusal = BadSource if over_lines_the_file_is_refused else BadRow
+    with pytest.raises(refusal, match=r"f\.csv.*line 2"):
+        read(f"1,a\n{row}{end}", form)
+
+
+def test_an_open_quote_is_named_at_the_end_of_what_arrow_gives_a_thread() -> None:
+    thread = 2**20
+    for n_before in range(thread // 8 - 2, thread // 8 + 2):
+        text = "123,abc\n" * n_before + '123,"ab\n' + "123,abc\n"
+        with pytest.raises(BadRow, match=rf"line {n_before + 1}, the row: a quote opens or closes"):
+            read(text)
+
+
+@given(st.text('",ab\n', min_size=1))
+def test_no_field_goes_over_the_end_of_a_line_however_the_quotes_stand(text: str) -> None:
+    rows, bad = read(text, on_bad_row="skip")
+    assert len(rows.table) + bad == sum(line != "" for line in text.split("\n"))
+    assert not any("\n" in field for column in rows.table.columns for field in column.to_pylist())
+
+
+def test_a_block_of_malformed_rows_alone_gives_none() -> None:
+    rows, bad = read('1,"a\n2,"b\n', on_bad_row="skip")
+    assert rows.table.to_pydict() == {"a": [], "b": []}
+    assert bad == 2
+
+
 def test_a_quote_inside_a_field_is_a_character_like_others() -> None:
     rows, _ = read('1,5" nails\n2,b\n')
     assert rows.table["b"].to_pylist() == ['5" nails', "b"]
