@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.json
 
 from recsys.data.readers.blocks import Member, Meter, blocks
@@ -18,11 +19,19 @@ from recsys.data.readers.rows import BadRows, Rows
 SAMPLE = 1_000
 """Lines whose keys are the columns of a file, and whose values give the columns their types."""
 
+VALUE, LIST, OBJECT = "a single value", "a list of single values", "an object"
+NESTED = "a list of lists or objects"
+
+EXACT = 2.0**53
+"""Below it a float is one integer."""
+
 
 def json_lines(member: Member, wanted: Sequence[str], bad: BadRows, meter: Meter) -> Iterator[Rows]:
     """The wanted columns of those there are.
 
-    A line that is no JSON object is malformed. A column holds one type, or else text.
+    A line that is no JSON object is malformed. A column holds single values, or lists of them, or
+    objects, as its first value does, and a line with another of these is malformed; single values
+    of several types are text.
     """
     schema: pa.Schema | None = None
     columns: list[str] = []
@@ -38,7 +47,7 @@ def json_lines(member: Member, wanted: Sequence[str], bad: BadRows, meter: Meter
             table = _read(block, schema)
         except pa.ArrowInvalid:
             table = None
-        if table is not None and len(table) == n_lines and is_utf8(block):
+        if table is not None and len(table) == n_lines and _is_exact(table) and is_utf8(block):
             yield Rows(table, line + np.arange(n_lines), str(member), columns)
         else:
             yield _read_with_care(block, line, member, schema.names, columns, bad)
@@ -76,6 +85,8 @@ def _type_of(field: object) -> pa.DataType:
             return pa.int64()
         case float():
             return pa.float64()
+        case list():
+            return pa.list_(pa.string())
         case _:
             return pa.string()
 
@@ -110,18 +121,63 @@ def _read_with_care(
         if isinstance(value, orjson.JSONDecodeError):
             reason = f"it is not JSON: {value}" if is_utf8(text) else NOT_UTF8
         bad.add(f"{member}, line {line}", "the line", reason)
-    table = pa.table({name: _column([row.get(name) for row in rows]) for name in names})
-    return Rows(table, np.array(lines, np.int64), str(member), columns)
+    good = np.ones(len(rows), bool)
+    arrays = {}
+    for name in names:
+        arrays[name], wrong = _column([row.get(name) for row in rows])
+        for row, reason in wrong.items():
+            if good[row]:
+                bad.add(f"{member}, line {lines[row]}", name, reason)
+                good[row] = False
+    table = pa.table(arrays).filter(pa.array(good))
+    return Rows(table, np.array(lines, np.int64)[good], str(member), columns)
 
 
-def _column(values: list[Any]) -> pa.Array:
-    """An array of their type; of text, if they have several, or are objects, each with keys of
-    its own."""
-    try:
-        array = pa.array(values)
-        if not pa.types.is_struct(array.type):
-            return array
-    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
-        pass
-    texts = [v if v is None or isinstance(v, str) else orjson.dumps(v).decode() for v in values]
-    return pa.array(texts, pa.string())
+def _column(values: list[Any]) -> tuple[pa.Array, dict[int, str]]:
+    """An array of their type, or of text; and of the malformed ones, the row and the reason."""
+    kinds = [_kind(value) for value in values]
+    first = next((kind for kind in kinds if kind not in (None, NESTED)), VALUE)
+    wrong = {
+        row: f"it is {kind} where the column holds {first}"
+        for row, kind in enumerate(kinds)
+        if kind not in (None, first)
+    }
+    values = [None if row in wrong else value for row, value in enumerate(values)]
+    if first != OBJECT:  # objects have keys of their own each
+        try:
+            return pa.array(values), wrong
+        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
+            pass
+    if first == LIST:
+        texts = [None if value is None else [_text(part) for part in value] for value in values]
+        return pa.array(texts, pa.list_(pa.string())), wrong
+    inexact = [row for row, value in enumerate(values) if _is_inexact(value)]
+    wrong |= dict.fromkeys(inexact, "it is a number that 64 bits do not hold; write it as text")
+    return pa.array([_text(value) for value in values], pa.string()), wrong
+
+
+def _kind(value: object) -> str | None:
+    match value:
+        case None:
+            return None
+        case dict():
+            return OBJECT
+        case list():
+            return NESTED if any(isinstance(part, dict | list) for part in value) else LIST
+        case _:
+            return VALUE
+
+
+def _text(value: object) -> str | None:
+    return value if value is None or isinstance(value, str) else orjson.dumps(value).decode()
+
+
+def _is_exact(table: pa.Table) -> bool:
+    """Whether no float may stand for an integer that it does not hold."""
+    floats = [column for column in table.columns if pa.types.is_floating(column.type)]
+    return not any(pc.any(pc.greater_equal(pc.abs(f), EXACT)).as_py() for f in floats)
+
+
+def _is_inexact(value: object) -> bool:
+    """Whether it may have been an integer of more than 64 bits, which orjson makes a float."""
+    return isinstance(value, float) and abs(value) >= EXACT

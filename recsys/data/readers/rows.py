@@ -100,11 +100,15 @@ class RowChecks:
         self._good = np.ones(len(rows.table), bool)
 
     def text(self, name: str) -> pa.Array:
-        """The column as strings; empty, null and NaN ones are malformed."""
+        """The column as strings; empty, null and NaN ones are malformed, and floats so large that
+        several integers are one."""
         raw = self._column(name)
         column = self._cast(name, raw, pa.string())
         if pa.types.is_floating(raw.type):
             self.refuse(name, pc.invert(pc.is_finite(raw)), "it is not a finite number")
+            exact = 2.0 ** (np.finfo(raw.type.to_pandas_dtype()).nmant + 1)
+            inexact = pc.greater_equal(pc.abs(raw.cast(pa.float64())), exact)
+            self.refuse(name, inexact, "it is a number too large to be exact; write it as text")
         empty = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(column), ""), True)
         self.refuse(name, empty, "it is empty")
         return column

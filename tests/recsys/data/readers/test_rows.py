@@ -89,6 +89,15 @@ def test_a_number_that_is_none_is_no_id() -> None:
         checks(pa.array([1.0, float("nan")])).text("at")
 
 
+@pytest.mark.parametrize(
+    ("kind", "exact"), [(pa.float64(), 2**53), (pa.float32(), 2**24), (pa.float16(), 2**11)]
+)
+def test_a_float_that_is_several_integers_is_no_id(kind: pa.DataType, exact: int) -> None:
+    assert len(checks(pa.array([exact - 1.0], kind)).text("at")) == 1
+    with pytest.raises(BadRow, match="line 3, at: it is a number too large to be exact"):
+        checks(pa.array([1.0, float(exact)], kind)).text("at")
+
+
 def test_a_day_is_its_first_moment() -> None:
     day = dt.date(2026, 1, 31)
     assert milliseconds(pa.array(["2026-01-31"])) == milliseconds(pa.array([day]))
