@@ -78,7 +78,7 @@ def synth(
     destination: Destination,
     users: Annotated[int, typer.Option(min=1, help="How many users.")] = 2_000,
     items: Annotated[int, typer.Option(min=1, help="How many items.")] = 600,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bytes.")] = 0,
     pictures: Annotated[bool, typer.Option(help="Draw a picture for each item.")] = True,
     as_json: AsJson = False,
 ) -> None:

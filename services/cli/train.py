@@ -38,7 +38,10 @@ def command(
     epochs: Annotated[
         int | None, typer.Option(min=1, help="At most so many passes; the model's own by default.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same model.")] = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, help="The same seed gives the same model; the file's, or 0."),
+    ] = None,
     config: Annotated[
         Path | None,
         typer.Option(
@@ -76,7 +79,6 @@ def command(
     settings = load_settings()
     name = name or kind
     model_config = read_config(kind, config, set_ or [], seed)
-    dataset = Dataset.load(data)
     registry = Registry(settings.models_dir)
     registry.versions(name)  # refuses a name that cannot be one, before hours are spent
     with nullcontext() if workers == 0 else cluster(quiet=True):
@@ -91,6 +93,7 @@ def command(
             resume=resume,
         )
     with err.status("Measuring on the test part, indexing and sealing"):
+        dataset = Dataset.load(data)  # not before: the workers hold theirs
         published = publish(registry, name, dataset, split_dataset(dataset, split), fitted)
         if activate:
             registry.activate(name, published.version)
@@ -110,11 +113,13 @@ def command(
     out.print(f"{name} {published.version}" + (" is in service." if activate else " is sealed."))
 
 
-def read_config(kind: str, file: Path | None, assignments: list[str], seed: int) -> ModelConfig:
-    """The model's configuration from its defaults, a file, and name=value assignments."""
+def read_config(
+    kind: str, file: Path | None, assignments: list[str], seed: int | None
+) -> ModelConfig:
+    """The model's configuration from its defaults, a file, name=value assignments and a seed."""
     from recsys.models.catalog import kind_of
 
-    values: dict[str, Any] = {"seed": seed}
+    values: dict[str, Any] = {}
     if file is not None:
         try:
             values |= tomllib.loads(file.read_text(encoding="utf-8"))
@@ -125,6 +130,8 @@ def read_config(kind: str, file: Path | None, assignments: list[str], seed: int)
         if not equals:
             raise RecsysError(f"--set {assignment}: write it as name=value, such as dim=128")
         values[field.strip()] = value.strip()
+    if seed is not None:
+        values["seed"] = seed
     config = kind_of(kind).config
     try:
         return config.model_validate(values)
