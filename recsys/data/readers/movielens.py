@@ -5,6 +5,7 @@ F. M. Harper & J. A. Konstan, "The MovieLens Datasets: History and Context" (Tii
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -41,6 +42,9 @@ GENRES_100K = (
     "Western",
 )
 """The flags of u.item, in order (u.genre)."""
+
+MARK = "\x1f"
+"""What stands for `::` where one character must part the fields: no text has it."""
 
 
 @dataclass(frozen=True)
@@ -90,14 +94,15 @@ class MovieLens:
 
     def events(self, bad: BadRows, meter: Meter) -> Iterator[pa.Table]:
         """Every rating, as an event of kind `rating`."""
-        form = Format(RATINGS, "," if self._layout.delimiter == "," else "\t", quoted=False)
+        colons = self._layout.delimiter == "::"
+        form = Format(RATINGS, MARK if colons else self._layout.delimiter, quoted=False)
         header = self._layout.header is not None
         for line, block in blocks(self._ratings, meter):
             if header:
                 _, _, block = block.partition(b"\n")
                 line, header = line + 1, False
-            if self._layout.delimiter == "::":
-                block = block.replace(b"::", b"\t")
+            if colons:
+                block = block.replace(b"::", MARK.encode())
             if not block:
                 continue
             rows = parse(block, line, str(self._ratings), form, bad)
@@ -130,11 +135,13 @@ def read_films(movies: Member, layout: Layout, bad: BadRows) -> pa.Table:
     elif not is_utf8(block):
         block = block.decode("latin1").encode()
     names: tuple[str, ...] = ("item_id", "title", "genres")
-    delimiter = "," if layout.delimiter == "," else "\t"
+    delimiter = layout.delimiter
     if layout.movies == "u.item":
         names, delimiter = ("item_id", "title", "date", "video_date", "url", *GENRES_100K), "|"
-    if layout.delimiter == "::":
-        block = block.replace(b"::", b"\t")
+    if delimiter == "::":
+        # A title may begin or end with a colon; an id does not hold one.
+        block = re.sub(rb"(?m)(^[^:\n]*)::|::(?!:)", rb"\1" + MARK.encode(), block)
+        delimiter = MARK
     form = Format(names, delimiter, quoted=delimiter == ",")
     rows = parse(block, line, str(movies), form, bad)
     checks = RowChecks(rows, bad)
