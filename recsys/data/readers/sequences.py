@@ -72,6 +72,13 @@ class Sequences:
             where = rows.where(int(np.argmax(counts != 2)))
             raise BadSource(f"{where}: two item numbers belong on it")
         ours = fields.take(pa.array(np.arange(0, len(fields), 2)))
+        first = pc.index_in(ours, value_set=ours).to_numpy()
+        again = np.flatnonzero(first != np.arange(len(ours)))
+        if len(again):
+            where, number = rows.where(int(again[0])), ours[int(again[0])].as_py()
+            raise BadSource(
+                f"{where}: the item number {number!r} stands twice; keep one line of it"
+            )
         theirs = fields.take(pa.array(np.arange(1, len(fields), 2)))
         film_of = pc.index_in(theirs, value_set=films["item_id"].combine_chunks())
         known = pc.is_valid(film_of)

@@ -90,6 +90,16 @@ def test_a_number_that_is_not_in_the_catalogue_of_ml_1m_keeps_its_own_name(tmp_p
     assert titles == ["Heat (1995)", "2"]
 
 
+def test_a_number_that_is_joined_twice_in_the_folder_of_ml_1m_is_named(tmp_path: Path) -> None:
+    source = tmp_path / "ml"
+    source.mkdir()
+    (source / "ml.txt").write_text("1 1\n1 2\n")
+    (source / "sas_to_original_items.txt").write_text("1 50\n\n2 60\n1 60\n")
+    (source / "movies.dat").write_text("50::Heat (1995)::Crime\n")
+    with pytest.raises(BadSource, match=r"sas_to_original_items\.txt, line 4: .* '1' stands twice"):
+        import_dataset(source, tmp_path / "out")
+
+
 def test_an_import_that_is_killed_leaves_no_data_set(tmp_path: Path) -> None:
     source = tmp_path / "c.csv"
     source.write_text("user_id,item_id\n" + "12345,67890\n" * 12_000_000)
