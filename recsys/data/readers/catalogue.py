@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from recsys.data.dataset import ITEMS_SCHEMA
 from recsys.data.readers.blocks import Member, Meter
+from recsys.data.readers.delimited import is_list
 from recsys.data.readers.rows import BadRows, BadSource, RowChecks, Rows
 from recsys.data.readers.tables import tables
 
@@ -123,21 +124,28 @@ def _texts(rows: Rows, name: str) -> pa.Array:
 
 def _tags(rows: Rows) -> pa.Array:
     tags = rows.table["tags"].combine_chunks()
-    if pa.types.is_list(tags.type) or pa.types.is_large_list(tags.type):
-        if pa.types.is_nested(tags.type.value_type):
-            raise BadSource(
-                f"{rows.source}: the column 'tags' holds {tags.type}, not lists of text"
-            )
+    if not pa.types.is_nested(tags.type):
+        return split_list(tags.cast(pa.string()), TAG_SEPARATOR)
+    if is_list(tags.type) and not pa.types.is_nested(tags.type.value_type):
         return tags.cast(pa.list_(pa.string()))
-    return split_list(tags.cast(pa.string()), TAG_SEPARATOR)
+    raise BadSource(f"{rows.source}: the column 'tags' holds {tags.type}, not lists of text")
 
 
 def _attributes(rows: Rows, checks: RowChecks) -> pa.Array:
     """JSON objects as text, whether they came as text or as objects."""
-    values = [_as_object(value) for value in rows.table["attributes"].to_pylist()]
-    wrong = [isinstance(value, ValueError) for value in values]
-    checks.refuse("attributes", pa.array(wrong, pa.bool_()), "it is not a JSON object")
-    texts = [orjson.dumps(value).decode() if isinstance(value, dict) else None for value in values]
+    column = rows.table["attributes"]
+    try:
+        values = [_as_object(value) for value in column.to_pylist()]
+        wrong = [isinstance(value, ValueError) for value in values]
+        checks.refuse("attributes", pa.array(wrong, pa.bool_()), "it is not a JSON object")
+        texts = [
+            orjson.dumps(value).decode() if isinstance(value, dict) else None for value in values
+        ]
+    except (orjson.JSONEncodeError, UnicodeDecodeError) as error:
+        raise BadSource(
+            f"{rows.source}: the column 'attributes' holds {column.type}, which cannot be "
+            f"written as JSON: {error}"
+        ) from None
     return pa.array(texts, pa.string())
 
 

@@ -77,32 +77,40 @@ def parse(
 
 
 def decoded(rows: Rows, bad: BadRows) -> Rows:
-    """The same with text and bytes as `string`; a row of bytes that are not UTF-8 is malformed."""
+    """The same with text and bytes, and those in lists, as `string`; a row of bytes that are not
+    UTF-8 is malformed."""
     columns, good = {}, np.ones(len(rows.table), bool)
     for name in rows.table.column_names:
         column = rows.table[name]
         if pa.types.is_dictionary(column.type):
             column = column.cast(column.type.value_type)
         columns[name] = column
-        if column.type not in TEXTS:
+        within, text, raw = column.type, pa.string(), pa.binary()
+        if is_list(column.type):
+            within, text, raw = column.type.value_type, pa.list_(text), pa.list_(raw)
+        if within not in TEXTS:
             continue
         try:
-            columns[name] = column.cast(pa.string())
-            if column.type not in BYTES:  # nobody has checked text that came as such
+            columns[name] = column.cast(text)
+            if within not in BYTES:  # nobody has checked text that came as such
                 columns[name].validate(full=True)
         except pa.ArrowInvalid:
-            column = column.cast(pa.binary())
-            wrong = [row for row in _not_ascii(column) if not is_utf8(column[row].as_py())]
+            column = column.cast(raw)
+            wrong = _not_utf8(column)
             for row in wrong:
                 if good[row]:
                     bad.add(rows.where(row), name, NOT_UTF8)
             good[wrong] = False
-            as_text = pc.if_else(pa.array(good), column, None).cast(pa.string())
-            columns[name] = as_text
+            columns[name] = pc.if_else(pa.array(good), column, None).cast(text)
     table = pa.table(columns)
     if not good.all():
         table = table.filter(pa.array(good))
     return Rows(table, rows.lines[good], rows.source, rows.columns, rows.unit)
+
+
+def is_list(kind: pa.DataType) -> bool:
+    found: bool = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    return found
 
 
 def is_utf8(value: bytes) -> bool:
@@ -268,6 +276,13 @@ def _joined(texts: Sequence[bytes], lines: Sequence[int]) -> tuple[list[bytes], 
     return rows, [lines[i] for i in starts]
 
 
-def _not_ascii(column: pa.ChunkedArray) -> NDArray[np.int64]:
+def _not_utf8(column: pa.ChunkedArray) -> list[int]:
+    """The rows whose bytes, or some in whose lists, are not UTF-8."""
+    if is_list(column.type):
+        lists = enumerate(column.to_pylist())
+        return [
+            row for row, parts in lists if not all(is_utf8(part or b"") for part in parts or ())
+        ]
     found = pc.fill_null(pc.match_substring_regex(column, r"[^\x00-\x7f]"), False)
-    return np.flatnonzero(found.to_numpy())
+    not_ascii: list[int] = np.flatnonzero(found.to_numpy()).tolist()
+    return [row for row in not_ascii if not is_utf8(column[row].as_py())]

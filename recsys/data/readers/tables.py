@@ -83,6 +83,8 @@ def _parquet(member: Member, wanted: Sequence[str], bad: BadRows, meter: Meter) 
         with member.open() as file:
             parquet = pq.ParquetFile(file if member.inside is None else io.BytesIO(file.read()))
             names = parquet.schema_arrow.names
+            if len(set(names)) < len(names):
+                raise BadSource(f"{member}: every column needs a name of its own, not {names}")
             columns = [name for name in names if name in wanted]
             done, of = 0, max(parquet.metadata.num_rows, 1)
             for batch in parquet.iter_batches(batch_size=ROWS, columns=columns):

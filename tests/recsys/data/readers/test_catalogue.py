@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime as dt
+from decimal import Decimal
 from pathlib import Path
 
 import orjson
@@ -108,3 +110,66 @@ def test_a_catalogue_without_ids_is_refused(tmp_path: Path) -> None:
     (tmp_path / "items.csv").write_text("sku,title\n1,x\n")
     with pytest.raises(BadSource, match="no column 'item_id'; its columns are sku, title"):
         read(tmp_path / "items.csv")
+
+
+def test_tags_of_json_lines_may_be_of_any_single_values(tmp_path: Path) -> None:
+    path = tmp_path / "items.jsonl"
+    path.write_text('{"item_id":1,"tags":["x"]}\n{"item_id":2,"tags":[7]}\n{"item_id":3}\n')
+    assert [item["tags"] for item in read(path)] == [["x"], ["7"], []]
+
+
+def test_tags_that_are_a_list_on_one_line_and_text_on_another_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "items.jsonl"
+    path.write_text('{"item_id":1,"tags":["x"]}\n{"item_id":2,"tags":"x|y"}\n')
+    with pytest.raises(BadRow, match=r"items\.jsonl, line 2, tags: it is a single value where"):
+        read(path)
+    assert [item["tags"] for item in read(path, "skip")] == [["x"]]
+
+
+def parquet(tmp_path: Path, **columns: object) -> Path:
+    pq.write_table(pa.table({"item_id": ["tea", "jam"], **columns}), tmp_path / "items.parquet")
+    return tmp_path / "items.parquet"
+
+
+def careless(values: pa.Array) -> pa.Array:
+    """Bytes called text, as some writers do."""
+    return pa.Array.from_buffers(pa.string(), len(values), values.buffers())
+
+
+RAW = pa.array([b"hot", b"caf\xe9"])
+
+
+@pytest.mark.parametrize("values", [RAW, careless(RAW)], ids=["bytes", "text"])
+@pytest.mark.parametrize("lists", [pa.ListArray, pa.LargeListArray])
+def test_an_item_with_a_tag_that_is_not_utf_8_is_malformed(
+    tmp_path: Path, values: pa.Array, lists: type[pa.ListArray]
+) -> None:
+    path = parquet(tmp_path, tags=lists.from_arrays([0, 1, 2], values))
+    with pytest.raises(BadRow, match=r"items\.parquet, row 2, tags: it is not UTF-8"):
+        read(path)
+    assert [(item["item_id"], item["tags"]) for item in read(path, "skip")] == [("tea", ["hot"])]
+
+
+def test_tags_of_objects_are_refused(tmp_path: Path) -> None:
+    path = parquet(tmp_path, tags=pa.array([{"a": 1}, {"a": 2}]))
+    with pytest.raises(BadSource, match="the column 'tags' holds struct<a: int64>, not lists"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [pa.array([Decimal("1.5"), None]), RAW, careless(RAW), pa.array([dt.timedelta(1), None])],
+    ids=["decimal", "bytes", "not UTF-8", "duration"],
+)
+def test_attributes_that_json_does_not_have_are_refused(tmp_path: Path, values: pa.Array) -> None:
+    path = parquet(tmp_path, attributes=pa.StructArray.from_arrays([values], ["price"]))
+    with pytest.raises(BadSource, match=r"items\.parquet: the column 'attributes' holds struct<pr"):
+        read(path)
+
+
+def test_columns_of_parquet_with_one_name_are_refused(tmp_path: Path) -> None:
+    ids = pa.array(["tea"])
+    table = pa.Table.from_arrays([ids, ids], ["item_id", "item_id"])
+    pq.write_table(table, tmp_path / "items.parquet")
+    with pytest.raises(BadSource, match=r"items\.parquet: every column needs a name of its own"):
+        read(tmp_path / "items.parquet")
