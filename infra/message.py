@@ -1,11 +1,18 @@
-"""What stands in a stream: messages, entries that are none, and dead letters."""
+"""What stands in a stream: messages, and entries that are none."""
 
 from __future__ import annotations
 
 import json
+import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+
+LATEST_MS = 1 << 53
+"""No deadline is later, in epoch milliseconds: the largest that every language counts to."""
+
+Lifetime = Callable[[bytes], int]
+"""How many milliseconds the answer to a body is of use, from when its message was published."""
 
 
 @dataclass(frozen=True)
@@ -13,23 +20,16 @@ class Message:
     id: str
     body: bytes
     reply_to: str | None
-    deadline_ms: int | None
-    """Epoch milliseconds."""
+    until: float | None
+    """When its answer ceases to be of use, in the seconds of `time.monotonic`; None for never."""
 
     deliveries: int
     """How often it was given to a worker, this time included."""
 
-
-@dataclass(frozen=True)
-class DeadLetter:
-    id: str
-    """Its id among the dead letters, to retry or drop it by."""
-
-    message_id: str
-    reason: str
-    deliveries: int
-    fields: dict[str, bytes]
-    """The message as it was in the stream."""
+    @property
+    def expired(self) -> bool:
+        """Whether nobody has use for an answer any more."""
+        return self.until is not None and self.until < time.monotonic()
 
 
 class Malformed(ValueError):
@@ -52,7 +52,7 @@ class Entry:
     def fields(self) -> dict[bytes, bytes]:
         """The fields by name."""
         raw = self.raw_fields
-        return dict(raw) if isinstance(raw, Mapping) else _pairs(raw)
+        return dict(raw) if isinstance(raw, Mapping) else pairs(raw)
 
     def reply_to(self, stream: str) -> str | None:
         """Where the caller waits, if that is a key that replies may be put at."""
@@ -62,35 +62,39 @@ class Entry:
             return None
         return key if key.startswith(reply_prefix(stream)) else None
 
-    def message(self, stream: str) -> Message:
-        """The message; raises Malformed."""
+    def message(self, stream: str, now_ms: int, lifetime: Lifetime | None) -> Message:
+        """The message; raises Malformed.
+
+        now_ms: the server's clock in epoch milliseconds.
+        lifetime: of a message that has no deadline; none has an end by itself where it is None.
+        """
         fields = self.fields()
         if b"body" not in fields:
             raise Malformed("it has no field body")
         reply_to = self.reply_to(stream)
         if b"reply_to" in fields and reply_to is None:
             raise Malformed(f"its reply_to is not UTF-8 that starts with {reply_prefix(stream)}")
-        deadline_ms = None
+        body, until = fields[b"body"], None
         if b"deadline_ms" in fields:
-            try:
-                deadline_ms = int(fields[b"deadline_ms"])
-            except ValueError:
-                raise Malformed("its deadline_ms is not a whole number of milliseconds") from None
-        return Message(self.id, fields[b"body"], reply_to, deadline_ms, self.deliveries)
+            until = _monotonic(_deadline(fields[b"deadline_ms"]), now_ms)
+        elif lifetime is not None:
+            published_ms = int(self.id.partition("-")[0])
+            until = _monotonic(published_ms + lifetime(body), now_ms)
+        return Message(self.id, body, reply_to, until, self.deliveries)
 
 
-def dead_letter(raw_id: bytes, raw_fields: Sequence[bytes]) -> DeadLetter:
-    """The dead letter that BURY wrote: three fields of its own, then the message's."""
-    own = _pairs(raw_fields[:6])
-    return DeadLetter(
-        id=raw_id.decode(),
-        message_id=own[b"id"].decode(),
-        reason=own[b"reason"].decode(errors="replace"),
-        deliveries=int(own[b"deliveries"]),
-        fields={
-            name.decode(errors="replace"): value for name, value in _pairs(raw_fields[6:]).items()
-        },
-    )
+def _deadline(field: bytes) -> int:
+    try:
+        deadline_ms = int(field)
+    except ValueError:
+        raise Malformed("its deadline_ms is not a whole number of milliseconds") from None
+    if not 0 <= deadline_ms <= LATEST_MS:
+        raise Malformed("its deadline_ms is no time in milliseconds since 1970")
+    return deadline_ms
+
+
+def _monotonic(epoch_ms: int, now_ms: int) -> float:
+    return time.monotonic() + (epoch_ms - now_ms) / 1000
 
 
 def fields_of(
@@ -128,5 +132,6 @@ def problem(title: str, status: int, detail: str) -> bytes:
     return json.dumps(document).encode()
 
 
-def _pairs(flat: Sequence[bytes]) -> dict[bytes, bytes]:
+def pairs(flat: Sequence[bytes]) -> dict[bytes, bytes]:
+    """Name, value, name, value as a mapping; of one name the last value."""
     return dict(zip(flat[::2], flat[1::2], strict=True))

@@ -7,13 +7,20 @@ Anyone who reaches Redis can ask, no library needed:
 
 `body` is the request. `reply_to`, if a reply is wanted, must start with `<namespace>:reply:`, the
 namespace being what comes before the stream's first colon. `deadline_ms`, epoch milliseconds, is
-when the answer ceases to be of use: a message read after it is dropped, counted and not answered.
+when the answer ceases to be of use; of a message without it, when the time is over that the reader
+gives its body from the moment of its id. What is past that is dropped, counted and not answered,
+so that after an outage nobody works for callers who are gone.
+
+`Queue.publish` refuses what would not fit into the backlog. A plain XADD cannot be refused: where
+more waits than the backlog, readers answer the oldest of it with a problem of status 429. While
+nobody reads, nothing bounds what is added by plain XADD.
 
 A worker's messages are its own while it renews them; those of a worker that fell silent for the
 visibility timeout go to another. `finish` acknowledges, deletes and replies in one step, and of
 two workers that hold the same message only the first to finish gives the reply. What was delivered
 too often, or cannot be read at all, goes to the dead letters, `<stream>:dead`, with the reason,
-and its caller gets a problem document (RFC 9457).
+and its caller gets a problem document (RFC 9457). What was read before is given out by itself, one
+message at a time: so a message that kills its workers is buried alone.
 """
 
 from __future__ import annotations
@@ -27,13 +34,13 @@ from typing import Any
 from redis.exceptions import ResponseError
 
 from infra import queue_scripts as scripts
+from infra.dead_letters import MOST, MOST_BYTES, DeadLetters
 from infra.errors import RecsysError
 from infra.message import (
-    DeadLetter,
     Entry,
+    Lifetime,
     Malformed,
     Message,
-    dead_letter,
     fields_of,
     new_reply_key,
     problem,
@@ -42,8 +49,11 @@ from infra.redis import SOCKET_TIMEOUT_S, AsyncRedis, Redis, reaching
 
 logger = logging.getLogger(__name__)
 
-DEAD_MAX = 10_000
-"""About how many dead letters are kept; older ones are dropped."""
+SHED_MAX = 500
+"""How many messages past the backlog are refused between two reads."""
+
+TELL_S = 10.0
+"""Seconds between two lines in the log about what was dropped and refused."""
 
 RETRY_AFTER_S = 1
 """When to try again after the queue was full: at the rates that this is made for, it moved on."""
@@ -61,9 +71,7 @@ class QueueFull(RecsysError):
     """So many messages wait that another one would wait too long."""
 
     def __init__(self, stream: str, max_backlog: int) -> None:
-        super().__init__(
-            f"{max_backlog} messages wait in {stream} already; try again in {RETRY_AFTER_S} s"
-        )
+        super().__init__(_full(stream, max_backlog))
         self.retry_after_s = RETRY_AFTER_S
 
 
@@ -126,29 +134,38 @@ class Queue:
         max_deliveries: int,
         max_backlog: int,
         reply_ttl_s: float,
+        lifetime: Lifetime | None = None,
     ) -> None:
+        """lifetime: of messages that were published without a deadline; they have none if it is
+        None."""
+        self.dead = DeadLetters(redis, stream)
+
         self.expired = 0
         """How many messages this object has dropped because their deadline was over."""
+
+        self.refused = 0
+        """How many it has refused because too many were waiting."""
 
         self._redis = redis
         self._stream = stream
         self._group = group
-        self._dead = f"{stream}:dead"
         self._visibility_ms = int(visibility_timeout_s * 1000)
         self._max_deliveries = max_deliveries
         self._max_backlog = max_backlog
         self._reply_ttl_ms = int(reply_ttl_s * 1000)
+        self._lifetime = lifetime
+        self._behind = True
+        self._next_tell = 0.0
         self._cursor = "0-0"
         self._next_claim = 0.0
         self._claim_every_s = min(_CLAIM_S, visibility_timeout_s / 4)
         self._joined = False
         self._publish: Any = redis.register_script(scripts.PUBLISH)
         self._claim_script: Any = redis.register_script(scripts.CLAIM)
+        self._shed: Any = redis.register_script(scripts.SHED)
         self._renew: Any = redis.register_script(scripts.RENEW)
         self._finish: Any = redis.register_script(scripts.FINISH)
         self._bury_script: Any = redis.register_script(scripts.BURY)
-        self._revive: Any = redis.register_script(scripts.REVIVE)
-        self._list_dead: Any = redis.register_script(scripts.LIST)
         self._prune: Any = redis.register_script(scripts.PRUNE)
 
     def new_reply_key(self) -> str:
@@ -175,10 +192,10 @@ class Queue:
         return None
 
     async def read(self, consumer: str, count: int, block_ms: int) -> list[Message]:
-        """At most `count` messages, now this consumer's: those of the silent first, then new ones.
+        """At most `count` messages, now this consumer's: one of the silent, or else new ones.
 
         Waits up to `block_ms` for one (a few seconds at most) and may return none. What is expired,
-        malformed or was delivered too often is dealt with here and not returned.
+        malformed, past the backlog or was delivered too often is dealt with here and not returned.
         Raises RedisUnavailable.
         """
         with reaching(self._redis):
@@ -190,6 +207,12 @@ class Queue:
                 self._joined = False  # the database was emptied
                 entries = await self._entries(consumer, count, block_ms)
             return await self._alive(entries)
+
+    async def drop(self, messages: Sequence[Message]) -> None:
+        """Remove messages that have expired in this worker's hands. Raises RedisUnavailable."""
+        await self.finish([(message, None) for message in messages])
+        self.expired += len(messages)
+        self._tell()
 
     async def renew(self, consumer: str, messages: Sequence[Message]) -> int:
         """Start the visibility timeout of this consumer's messages again; how many still are its.
@@ -229,36 +252,34 @@ class Queue:
         pending = int(mine[0]["pending"]) if mine else 0
         return Backlog(max(length - pending, 0), pending)  # what is pending may have been deleted
 
-    async def dead(self, count: int = 100) -> list[DeadLetter]:
-        """The newest dead letters, newest first. Raises RedisUnavailable."""
-        with reaching(self._redis):
-            entries = await self._list_dead(keys=[self._dead], args=[count])
-        return [dead_letter(id_, fields) for id_, fields in entries]
-
-    async def retry(self, ids: Sequence[str]) -> int:
-        """Put dead letters back into the stream, without a deadline; returns how many."""
-        with reaching(self._redis):
-            return int(await self._revive(keys=[self._stream, self._dead], args=list(ids)))
-
-    async def drop(self, ids: Sequence[str]) -> int:
-        """Remove dead letters for good; returns how many."""
-        if not ids:
-            return 0
-        with reaching(self._redis):
-            return int(await self._redis.xdel(self._dead, *ids))
-
     async def _entries(self, consumer: str, count: int, block_ms: int) -> list[Entry]:
         await self._join()
-        claimed = await self._claim(consumer, count)
+        claimed = await self._claim(consumer)
         if claimed:
             return claimed
+        if self._behind:
+            await self._refuse_excess(consumer)
         wait_ms = max(1, min(block_ms, int(1000 * _SLICE_S)))
         execute: Any = self._redis.execute_command
         streams = await execute(
             *("XREADGROUP", "GROUP", self._group, consumer, "COUNT", count, "BLOCK", wait_ms),
             *("STREAMS", self._stream, ">"),
         )
-        return [Entry(id_, fields, 1) for _, entries in streams or () for id_, fields in entries]
+        found = [Entry(id_, fields, 1) for _, entries in streams or () for id_, fields in entries]
+        self._behind = len(found) == count
+        return found
+
+    async def _refuse_excess(self, consumer: str) -> None:
+        """Answer the oldest of what waits past the backlog with a problem."""
+        args = [self._group, consumer, self._max_backlog, SHED_MAX]
+        entries = await self._shed(keys=[self._stream], args=args)
+        if not entries:
+            return
+        refused = await self._alive([Entry(id_, fields, 1) for id_, fields in entries])
+        reply = problem("Too many requests", 429, _full(self._stream, self._max_backlog))
+        await self.finish([(message, reply) for message in refused])
+        self.refused += len(refused)
+        self._tell()
 
     async def _join(self) -> None:
         if self._joined:
@@ -271,11 +292,11 @@ class Queue:
         await self._prune(keys=[self._stream], args=[self._group, _FORGET_CONSUMER_MS])
         self._joined = True
 
-    async def _claim(self, consumer: str, count: int) -> list[Entry]:
+    async def _claim(self, consumer: str) -> list[Entry]:
         now = time.monotonic()
         if now < self._next_claim:
             return []
-        args = [self._group, consumer, self._visibility_ms, self._cursor, count]
+        args = [self._group, consumer, self._visibility_ms, self._cursor]
         cursor, entries = await self._claim_script(keys=[self._stream], args=args)
         self._cursor = cursor.decode()
         if self._cursor == "0-0":  # all were looked through
@@ -284,38 +305,51 @@ class Queue:
 
     async def _alive(self, entries: Sequence[Entry]) -> list[Message]:
         """Those that are to be answered; the others are buried or dropped."""
-        now_ms = time.time() * 1000
+        if not entries:
+            return []
+        seconds, microseconds = await self._redis.time()  # the clock that gave the ids
+        now_ms = 1000 * seconds + microseconds // 1000
         alive: list[Message] = []
-        expired: list[tuple[Message, bytes | None]] = []
+        expired: list[Message] = []
         for entry in entries:
             try:
-                message = entry.message(self._stream)
+                message = entry.message(self._stream, now_ms, self._lifetime)
             except Malformed as error:
                 await self._bury(entry, str(error), "Malformed message", 400)
                 continue
-            if message.deadline_ms is not None and message.deadline_ms < now_ms:
-                expired.append((message, None))
+            if message.expired:
+                expired.append(message)
             elif message.deliveries > self._max_deliveries:
                 tries = message.deliveries - 1
                 await self._bury(entry, f"{tries} workers gave up on it", "Not answered", 500)
             else:
                 alive.append(message)
         if expired:
-            self.expired += len(expired)
-            await self.finish(expired)
+            await self.drop(expired)
         return alive
+
+    def _tell(self) -> None:
+        """Say now and then how many got no answer."""
+        if time.monotonic() < self._next_tell:
+            return
+        self._next_tell = time.monotonic() + TELL_S
+        logger.warning(
+            "of %s, %d messages were dropped because their deadlines were over, and %d refused "
+            "because too many were waiting, since this reader began",
+            *(self._stream, self.expired, self.refused),
+        )
 
     async def _bury(self, entry: Entry, reason: str, title: str, status: int) -> None:
         """Put the entry among the dead letters and tell its caller."""
         logger.warning(
-            "message %s of %s goes to %s: %s", entry.id, self._stream, self._dead, reason
+            "message %s of %s goes to %s: %s", entry.id, self._stream, self.dead.key, reason
         )
         reply_to = entry.reply_to(self._stream)
         reply = problem(title, status, f"the message cannot be answered: {reason}")
         await self._bury_script(
-            keys=[self._stream, self._dead, reply_to or self._stream],
+            keys=[self._stream, self.dead.key, reply_to or self._stream],
             args=[
-                *(self._group, self._reply_ttl_ms, DEAD_MAX),
+                *(self._group, self._reply_ttl_ms, MOST, MOST_BYTES),
                 *(entry.id, reason, entry.deliveries, "1" if reply_to else "", reply),
             ],
         )
@@ -325,3 +359,7 @@ def _published(id_: bytes | None, stream: str, max_backlog: int) -> str:
     if id_ is None:
         raise QueueFull(stream, max_backlog)
     return id_.decode()
+
+
+def _full(stream: str, max_backlog: int) -> str:
+    return f"{max_backlog} messages wait in {stream} already; try again in {RETRY_AFTER_S} s"

@@ -25,16 +25,28 @@ return redis.call('XADD', KEYS[1], '*', unpack(ARGV, 2))
 """
 
 CLAIM = """
--- ARGV: group, consumer, min_idle_ms, cursor, count. The messages of the silent become this
--- consumer's. Returns the next cursor and (id, fields, deliveries) of each.
-local found = redis.call('XAUTOCLAIM', KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4],
-  'COUNT', ARGV[5])
+-- ARGV: group, consumer, min_idle_ms, cursor. One message of the silent becomes this consumer's, no
+-- more: others would be counted as tried, if this one kills whoever tries it. Returns the next
+-- cursor and (id, fields, deliveries) of it, if there was one.
+local found = redis.call('XAUTOCLAIM', KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4], 'COUNT', 1)
 local claimed = {}
 for i, entry in ipairs(found[2]) do
   local pending = redis.call('XPENDING', KEYS[1], ARGV[1], entry[1], entry[1], 1)
   claimed[i] = {entry[1], entry[2], pending[1][4]}
 end
 return {found[1], claimed}
+"""
+
+SHED = """
+-- ARGV: group, consumer, most that may wait, most to take. Of what waits past that, the oldest
+-- become this consumer's, to be refused; deleted before they are read, they would leave the lag
+-- that Redis tells unknown. Returns (id, fields) of each.
+local in_hand = redis.call('XPENDING', KEYS[1], ARGV[1])[1]
+local past = redis.call('XLEN', KEYS[1]) - in_hand - tonumber(ARGV[3])
+if past <= 0 then return {} end
+local found = redis.call('XREADGROUP', 'GROUP', ARGV[1], ARGV[2],
+  'COUNT', math.min(past, tonumber(ARGV[4])), 'STREAMS', KEYS[1], '>')
+return found and found[1][2] or {}
 """
 
 RENEW = """
@@ -77,17 +89,30 @@ BURY = (
     _DONE
     + """
 -- KEYS: the stream, the dead letters, the reply key (the stream again where there is no reply).
--- ARGV: group, reply ttl in ms, most dead letters, id, reason, deliveries, '1' or '', reply.
-if not acknowledged(ARGV[1], ARGV[4]) then return 0 end
-local entry = redis.call('XRANGE', KEYS[1], ARGV[4], ARGV[4])[1]
-redis.call('XDEL', KEYS[1], ARGV[4])
+-- ARGV: group, reply ttl in ms, most dead letters, most bytes of one, id, reason, deliveries,
+-- '1' or '', reply.
+if not acknowledged(ARGV[1], ARGV[5]) then return 0 end
+local entry = redis.call('XRANGE', KEYS[1], ARGV[5], ARGV[5])[1]
+redis.call('XDEL', KEYS[1], ARGV[5])
 if entry then
   -- Of an absurd entry the first 100 fields are kept: Lua cannot pass on thousands.
+  local kept, size, left = {}, 0, tonumber(ARGV[4])
+  for i, part in ipairs(entry[2]) do
+    size = size + #part
+    if i <= 200 then
+      kept[i] = string.sub(part, 1, left)
+      left = left - #kept[i]
+    end
+  end
+  local reason, cut = ARGV[6], ''
+  if #entry[2] > 200 or size > tonumber(ARGV[4]) then
+    cut = '1'
+    reason = reason .. '; it is cut, and had ' .. size .. ' bytes in ' .. #entry[2] / 2 .. ' fields'
+  end
   redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[3], '*',
-    'id', ARGV[4], 'reason', ARGV[5], 'deliveries', ARGV[6],
-    unpack(entry[2], 1, math.min(#entry[2], 200)))
+    'id', ARGV[5], 'reason', reason, 'deliveries', ARGV[7], 'cut', cut, unpack(kept))
 end
-if ARGV[7] == '1' then give(KEYS[3], ARGV[8], ARGV[2]) end
+if ARGV[8] == '1' then give(KEYS[3], ARGV[9], ARGV[2]) end
 return 1
 """
 )
@@ -98,14 +123,14 @@ return redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', ARGV[1])
 """
 
 REVIVE = """
--- KEYS: the stream, the dead letters. ARGV: ids of dead letters. Puts them back into the stream
--- without their deadlines, which are long over; returns how many.
+-- KEYS: the stream, the dead letters. ARGV: ids of dead letters. Puts those that are whole back
+-- into the stream, without their deadlines, which are long over; returns how many.
 local revived = 0
 for _, id in ipairs(ARGV) do
   local entry = redis.call('XRANGE', KEYS[2], id, id)[1]
-  if entry then
+  if entry and entry[2][8] == '' then
     local fields = {}
-    for i = 7, #entry[2], 2 do
+    for i = 9, #entry[2], 2 do
       if entry[2][i] ~= 'deadline_ms' then
         table.insert(fields, entry[2][i])
         table.insert(fields, entry[2][i + 1])

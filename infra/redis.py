@@ -126,6 +126,12 @@ def _check(url: str) -> None:
             "among them; set it to %s",
             *(place, policy, KEEPING),
         )
+    if not info.get("aof_enabled", True):
+        logger.warning(
+            "Redis at %s has no append-only file: what it took since its last snapshot, events and "
+            "queued requests among it, is lost when it ends; set appendonly to yes",
+            place,
+        )
 
 
 def _options() -> dict[str, Any]:

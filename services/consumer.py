@@ -12,6 +12,7 @@ import asyncio
 import logging
 import os
 import platform
+import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -30,6 +31,9 @@ Answer = Callable[[Sequence[bytes]], Awaitable[Sequence[bytes]]]
 
 BLOCK_MS = 500
 """How long a read waits for messages, and so the longest that an idle consumer takes to stop."""
+
+_LATE_S = 0.001
+"""How long after its deadline an answer is given up, so that the message has surely expired."""
 
 PAUSE_S = (0.1, 5.0)
 """The shortest and the longest pause before Redis is tried again."""
@@ -62,25 +66,45 @@ class Consumer:
         return await self._queue.read(self.name, self._micro_batch, BLOCK_MS)
 
     async def _handle(self, messages: Sequence[Message], stop: asyncio.Event) -> None:
-        async with self._leased(messages):
-            replies = await self._replies(messages)
-            await self._patiently(lambda: self._queue.finish(replies), stop)
-
-    async def _replies(self, messages: Sequence[Message]) -> list[tuple[Message, bytes]]:
-        """The messages that have a reply, with it.
+        """Answer the messages together or, if that fails, one by one; drop those that expired.
 
         One that cannot be answered stays unfinished: it is delivered again after the visibility
         timeout, and goes to the dead letters when that does not help either. It does not take the
         others of its batch with it.
         """
+        late = [message for message in messages if message.expired]
+        alive = [message for message in messages if not message.expired]
+        if late:
+            await self._patiently(lambda: self._queue.drop(late), stop)
+        if not alive:
+            return
+        async with self._leased(alive):
+            replies = await self._replies(alive)
+            if replies is not None:
+                await self._patiently(lambda: self._queue.finish(replies), stop)
+            elif len(alive) > 1 or alive[0].expired:
+                for message in alive:
+                    await self._handle([message], stop)
+
+    async def _replies(self, messages: Sequence[Message]) -> list[tuple[Message, bytes]] | None:
+        """Each message with its reply; None if that failed, or took longer than it was of use."""
+        ends = [message.until for message in messages if message.until is not None]
+        last = max(ends) + _LATE_S - time.monotonic() if len(ends) == len(messages) else None
         try:
-            replies = await self._answer([message.body for message in messages])
+            async with asyncio.timeout(last) as deadline:
+                replies = await self._answer([message.body for message in messages])
         except Exception:  # whatever it is, it must not end the consumer
-            if len(messages) == 1:
+            if deadline.expired():
+                logger.warning("%d messages had no answer by their deadlines", len(messages))
+            elif len(messages) == 1:
                 logger.exception("message %s could not be answered", messages[0].id)
-                return []
-            logger.warning("a micro-batch of %d failed; answering one by one", len(messages))
-            return [pair for message in messages for pair in await self._replies([message])]
+            else:
+                logger.warning(
+                    "a micro-batch of %d failed; answering one by one",
+                    len(messages),
+                    exc_info=True,
+                )
+            return None
         return list(zip(messages, replies, strict=True))
 
     @asynccontextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -17,7 +18,7 @@ REQUESTS = 60
 VISIBILITY_S = 1.0
 
 CONSUME = """
-import asyncio, sys
+import asyncio, os, sys
 from infra.queue import Queue
 from infra.redis import connect_async
 from services.consumer import Consumer
@@ -26,11 +27,13 @@ url, stream, takes_s, visibility_s = sys.argv[1], sys.argv[2], *map(float, sys.a
 
 async def answer(bodies):
     print("holds", len(bodies), flush=True)
+    if b"poison" in bodies:
+        os._exit(1)
     await asyncio.sleep(takes_s)
     return [body.upper() for body in bodies]
 
 async def main():
-    queue = Queue(connect_async(url), stream, visibility_timeout_s=visibility_s, max_deliveries=5,
+    queue = Queue(connect_async(url), stream, visibility_timeout_s=visibility_s, max_deliveries=2,
                   max_backlog=1000, reply_ttl_s=60)
     consumer = Consumer(queue, answer, micro_batch=16, visibility_timeout_s=visibility_s)
     await consumer.run(asyncio.Event())
@@ -104,6 +107,37 @@ def test_of_two_consumers_that_hold_a_request_only_one_answers_it(
             if process is not None:
                 process.kill()
                 process.wait()
+        redis.close()
+
+
+def test_a_request_that_kills_its_consumers_is_buried_and_those_beside_it_are_answered(
+    redis_url: str, namespace: str
+) -> None:
+    stream = f"{namespace}:requests"
+    redis = connect(redis_url)
+    publisher = Publisher(redis, stream, max_backlog=1000)
+    keys = [publisher.new_reply_key() for _ in range(12)]
+    for i, key in enumerate(keys):
+        publisher.publish(b"poison" if i == 3 else b"m%d" % i, reply_to=key)
+    killed = 0
+    worker = consumer(redis_url, stream, takes_s=0.01)
+    try:
+        until = time.monotonic() + 60
+        while redis.xlen(stream) > 0:
+            assert time.monotonic() < until
+            if worker.poll() is not None:
+                killed += 1
+                worker = consumer(redis_url, stream, takes_s=0.01)
+            time.sleep(0.05)
+        replies = [publisher.wait_reply(key, 1) for key in keys]
+        problem = json.loads(replies.pop(3) or b"{}")
+        assert replies == [b"M%d" % i for i in range(12) if i != 3]
+        assert (problem["status"], problem["title"]) == (500, "Not answered")
+        assert killed == 2
+        assert redis.xlen(f"{stream}:dead") == 1
+    finally:
+        worker.kill()
+        worker.wait()
         redis.close()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -11,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from infra.dead_letters import MOST_BYTES
+from infra.message import Lifetime
 from infra.queue import Publisher, Queue, QueueFull
 from infra.redis import AsyncRedis, connect, connect_async
 
@@ -27,7 +30,7 @@ class Desk:
         self.stream = f"{namespace}:requests"
         self.queue = self.another()
 
-    def another(self) -> Queue:
+    def another(self, lifetime: Lifetime | None = None) -> Queue:
         """The queue as another worker's process has it."""
         return Queue(
             self.redis,
@@ -36,7 +39,19 @@ class Desk:
             max_deliveries=2,
             max_backlog=5,
             reply_ttl_s=30,
+            lifetime=lifetime,
         )
+
+    async def add(self, body: bytes, **fields: Any) -> str:
+        """Add a message as any client of Redis may, and return its reply key."""
+        key = self.queue.new_reply_key()
+        await self.redis.xadd(self.stream, {"body": body, "reply_to": key, **fields})
+        return key
+
+    async def problem(self, key: str) -> dict[str, Any]:
+        """The problem document that the caller gets."""
+        problem: dict[str, Any] = json.loads(await self.queue.wait_reply(key, 1) or b"{}")
+        return problem
 
 
 @pytest.fixture
@@ -126,6 +141,63 @@ def test_an_expired_message_is_dropped_and_counted(tell: Callable[[Story], None]
     tell(story)
 
 
+def test_a_message_without_a_deadline_has_the_time_of_its_body_from_when_it_was_published(
+    tell: Callable[[Story], None],
+) -> None:
+    async def story(desk: Desk) -> None:
+        reader = desk.another(lifetime=int)
+        await desk.add(b"100")
+        await desk.add(b"60000")
+        await asyncio.sleep(0.2)
+        assert [m.body for m in await reader.read("w1", 10, 100)] == [b"60000"]
+        assert reader.expired == 1
+
+    tell(story)
+
+
+def test_a_messages_own_deadline_goes_before_its_bodys(tell: Callable[[Story], None]) -> None:
+    async def story(desk: Desk) -> None:
+        reader = desk.another(lifetime=int)
+        now_ms = int(time.time() * 1000)
+        await desk.add(b"100", deadline_ms=now_ms + 60_000)
+        await desk.add(b"60000", deadline_ms=now_ms - 1)
+        await asyncio.sleep(0.2)
+        assert [m.body for m in await reader.read("w1", 10, 100)] == [b"100"]
+
+    tell(story)
+
+
+def test_a_message_that_expires_in_a_workers_hands_is_dropped_and_counted(
+    tell: Callable[[Story], None],
+) -> None:
+    async def story(desk: Desk) -> None:
+        reader = desk.another(lifetime=int)
+        key = await desk.add(b"100")
+        (message,) = await reader.read("w1", 10, 100)
+        assert not message.expired
+        await asyncio.sleep(0.2)
+        assert message.expired
+        await reader.drop([message])
+        assert reader.expired == 1
+        assert await desk.redis.exists(key) == await desk.redis.xlen(desk.stream) == 0
+
+    tell(story)
+
+
+def test_what_got_no_answer_is_said_now_and_then(
+    tell: Callable[[Story], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def story(desk: Desk) -> None:
+        for _ in range(3):
+            await desk.queue.publish(b"late", deadline_ms=1)
+            await desk.queue.read("w1", 10, 1)
+
+    with caplog.at_level(logging.WARNING):
+        tell(story)
+    (told,) = caplog.messages
+    assert "1 messages were dropped because their deadlines were over" in told
+
+
 def test_past_the_backlog_publishing_is_refused_until_there_is_room(
     tell: Callable[[Story], None],
 ) -> None:
@@ -138,6 +210,38 @@ def test_past_the_backlog_publishing_is_refused_until_there_is_room(
         (first,) = await desk.queue.read("w1", 1, 100)
         await desk.queue.finish([(first, None)])
         await desk.queue.publish(b"now")
+
+    tell(story)
+
+
+def test_what_a_plain_xadd_put_past_the_backlog_is_refused_the_oldest_first(
+    tell: Callable[[Story], None],
+) -> None:
+    async def story(desk: Desk) -> None:
+        keys = [await desk.add(b"%d" % i) for i in range(12)]
+        read = await desk.queue.read("w1", 10, 100)
+        assert [m.body for m in read] == [b"7", b"8", b"9", b"10", b"11"]
+        for key in keys[:7]:
+            problem = await desk.problem(key)
+            assert (problem["status"], problem["title"]) == (429, "Too many requests")
+        assert await desk.redis.exists(*keys[7:]) == 0
+        assert desk.queue.refused == 7
+        (group,) = await desk.redis.xinfo_groups(desk.stream)
+        assert (group["lag"], group["pending"]) == (0, 5)
+
+    tell(story)
+
+
+def test_a_flood_is_noticed_by_a_reader_at_work(tell: Callable[[Story], None]) -> None:
+    async def story(desk: Desk) -> None:
+        assert await desk.queue.read("w1", 2, 1) == []
+        keys = [await desk.add(b"%d" % i) for i in range(9)]
+        first = await desk.queue.read("w1", 2, 100)
+        assert [m.body for m in first] == [b"0", b"1"]
+        await desk.queue.finish([(message, b"answer") for message in first])
+        assert [m.body for m in await desk.queue.read("w1", 2, 100)] == [b"4", b"5"]
+        assert [(await desk.problem(key))["status"] for key in keys[2:4]] == [429, 429]
+        assert (await desk.redis.xinfo_groups(desk.stream))[0]["lag"] == 3
 
     tell(story)
 
@@ -199,14 +303,50 @@ def test_what_no_worker_can_answer_goes_to_the_dead_letters_and_can_be_retried(
             assert len(await desk.another().read(worker, 10, 100)) == 1
             await asyncio.sleep(2 * VISIBILITY_S)
         assert await desk.another().read("w3", 10, 1) == []
-        (letter,) = await desk.queue.dead()
+        (letter,) = await desk.queue.dead.newest()
         assert (letter.message_id, letter.fields["body"]) == (id_, b"poison")
         assert "2 workers gave up" in letter.reason
-        reply = json.loads(await desk.queue.wait_reply(key, 1) or b"{}")
-        assert reply["status"] == 500
-        assert await desk.queue.retry([letter.id]) == 1
+        assert (await desk.problem(key))["status"] == 500
+        assert await desk.queue.dead.retry([letter.id]) == 1
         assert [m.body for m in await desk.another().read("w4", 10, 100)] == [b"poison"]
-        assert await desk.queue.dead() == []
+        assert await desk.queue.dead.newest() == []
+
+    tell(story)
+
+
+def test_what_killed_its_worker_is_tried_alone_and_buried_alone(
+    tell: Callable[[Story], None],
+) -> None:
+    async def story(desk: Desk) -> None:
+        for body in (b"a", b"poison", b"b", b"c"):
+            await desk.queue.publish(body)
+        assert len(await desk.queue.read("killed", 10, 100)) == 4
+        answered = []
+        for worker in range(12):  # each ends over the poison, or as soon as it has answered one
+            await asyncio.sleep(1.2 * VISIBILITY_S)
+            for message in await desk.another().read(f"w{worker}", 10, 1):
+                if message.body != b"poison":
+                    await desk.queue.finish([(message, None)])
+                    answered.append(message.body)
+        assert sorted(answered) == [b"a", b"b", b"c"]
+        (letter,) = await desk.queue.dead.newest()
+        assert letter.fields["body"] == b"poison"
+
+    tell(story)
+
+
+def test_of_a_huge_message_the_dead_letter_keeps_the_beginning_and_tells_its_size(
+    tell: Callable[[Story], None],
+) -> None:
+    async def story(desk: Desk) -> None:
+        await desk.redis.xadd(desk.stream, {"question": b"x" * 5_000_000})
+        assert await desk.queue.read("w1", 10, 1) == []
+        (letter,) = await desk.queue.dead.newest()
+        assert "5000008 bytes" in letter.reason
+        assert letter.fields["question"] == b"x" * (MOST_BYTES - len("question"))
+        assert not letter.whole
+        assert await desk.queue.dead.retry([letter.id]) == 0
+        assert len(await desk.queue.dead.newest()) == 1
 
     tell(story)
 
@@ -216,6 +356,8 @@ def test_what_no_worker_can_answer_goes_to_the_dead_letters_and_can_be_retried(
     [
         ({"question": "where?"}, "no field body"),
         ({"body": "x", "deadline_ms": "soon"}, "deadline_ms is not a whole number"),
+        ({"body": "x", "deadline_ms": "9" * 400}, "deadline_ms is no time in milliseconds"),
+        ({"body": "x", "deadline_ms": "-1"}, "deadline_ms is no time in milliseconds"),
         ({"body": "x", "reply_to": "somebody:elses:key"}, "reply_to is not UTF-8 that starts with"),
         ({"body": "x", "reply_to": b"\xff"}, "reply_to is not UTF-8 that starts with"),
         ({b"\xff": b"\xff", "id": "7"}, "no field body"),
@@ -229,11 +371,11 @@ def test_an_entry_that_is_no_message_goes_to_the_dead_letters(
         await desk.redis.xadd(desk.stream, fields)
         await desk.queue.publish(b"good")
         assert [m.body for m in await desk.queue.read("w1", 10, 100)] == [b"good"]
-        (letter,) = await desk.queue.dead()
+        (letter,) = await desk.queue.dead.newest()
         assert reason in letter.reason
         assert await desk.redis.exists("somebody:elses:key") == 0
-        assert await desk.queue.drop([letter.id]) == 1
-        assert await desk.queue.dead() == []
+        assert await desk.queue.dead.drop([letter.id]) == 1
+        assert await desk.queue.dead.newest() == []
 
     tell(story)
 
@@ -243,8 +385,8 @@ def test_the_caller_of_a_malformed_message_is_told(tell: Callable[[Story], None]
         key = desk.queue.new_reply_key()
         await desk.redis.xadd(desk.stream, {"reply_to": key})
         await desk.queue.read("w1", 10, 1)
-        reply = json.loads(await desk.queue.wait_reply(key, 1) or b"{}")
-        assert (reply["status"], reply["title"]) == (400, "Malformed message")
+        problem = await desk.problem(key)
+        assert (problem["status"], problem["title"]) == (400, "Malformed message")
 
     tell(story)
 

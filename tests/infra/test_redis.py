@@ -268,6 +268,21 @@ def test_a_server_that_drops_data_when_it_is_full_is_warned_of(
     assert "noeviction" in warning
 
 
+def test_a_server_that_keeps_nothing_on_disk_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with (
+        caplog.at_level(logging.WARNING),
+        redis_server(settings(tmp_path)) as url,
+        connect(url) as client,
+    ):
+        client.config_set("appendonly", "no")
+        with redis_server(Settings(redis_url=url)):
+            (warning,) = caplog.messages
+    assert "has no append-only file" in warning
+    assert "set appendonly to yes" in warning
+
+
 def test_a_user_who_may_not_is_told_so(tmp_path: Path) -> None:
     with redis_server(settings(tmp_path)) as url:
         with connect(url) as client:

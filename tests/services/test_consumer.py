@@ -58,9 +58,10 @@ class Desk:
             reply_ttl_s=30,
         )
 
-    async def ask(self, body: bytes) -> str:
+    async def ask(self, body: bytes, within_s: float | None = None) -> str:
         reply_to = self.queue.new_reply_key()
-        await self.queue.publish(body, reply_to=reply_to)
+        deadline_ms = None if within_s is None else int((time.time() + within_s) * 1000)
+        await self.queue.publish(body, reply_to=reply_to, deadline_ms=deadline_ms)
         return reply_to
 
     async def reply(self, reply_to: str, timeout_s: float = 10) -> bytes:
@@ -176,11 +177,39 @@ def test_one_that_cannot_be_answered_takes_no_other_with_it(play: Play) -> None:
             assert [await desk.reply(key) for key in good] == [b"A", b"B"]
             problem = json.loads(await desk.reply(bad))
         assert problem["status"] == 500
-        [letter] = await desk.queue.dead()
+        [letter] = await desk.queue.dead.newest()
         assert letter.fields["body"] == b"poison"
         assert letter.deliveries == 3
 
     play(story, max_deliveries=2)
+
+
+def test_what_expires_while_another_is_tried_is_dropped_and_not_computed(play: Play) -> None:
+    async def story(desk: Desk) -> None:
+        await desk.ask(b"poison")
+        await desk.ask(b"brief", within_s=0.3)
+        good = await desk.ask(b"good")
+        upper = Upper(takes_s=0.4)
+        async with desk.consumer(upper):
+            assert await desk.reply(good) == b"GOOD"
+        assert upper.batches == [[b"poison", b"brief", b"good"], [b"poison"], [b"good"]]
+
+    play(story)
+
+
+def test_an_answer_is_not_waited_for_longer_than_it_is_of_use(play: Play) -> None:
+    async def story(desk: Desk) -> None:
+        hangs = Upper(takes_s=60)
+        gone = [await desk.ask(b"never", within_s=0.3) for _ in range(2)]
+        async with desk.consumer(hangs):
+            while await desk.redis.xlen(f"{desk.namespace}:requests"):
+                await asyncio.sleep(0.05)
+            hangs.takes_s = 0
+            assert await desk.reply(await desk.ask(b"next", within_s=10)) == b"NEXT"
+        assert hangs.batches == [[b"never", b"never"], [b"next"]]
+        assert await desk.redis.exists(*gone) == 0
+
+    play(story)
 
 
 async def patiently(do: Callable[[], Awaitable[T]]) -> T:
