@@ -18,13 +18,13 @@ from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel, ConfigDict
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
-from infra.queue import QueueFull
 from infra.redis import RedisUnavailable
 from services.problems import (
+    MAX_BODY,
     NoSuchPath,
     NotJson,
-    Overloaded,
     ServiceError,
     TooLarge,
     Unavailable,
@@ -49,9 +49,6 @@ from services.schemas import (
 from services.service import Service, dump
 
 logger = logging.getLogger(__name__)
-
-MAX_BODY = 1 << 20
-"""Bytes of the largest body that is read."""
 
 REQUESTS = (RecommendRequest, RecommendBatchRequest, EventsRequest)
 
@@ -148,7 +145,7 @@ async def _body(request: Request) -> bytes:
     async for chunk in request.stream():
         body += chunk
         if len(body) > MAX_BODY:
-            raise TooLarge(f"the body is larger than {MAX_BODY} bytes; send it in several requests")
+            raise TooLarge
     return bytes(body)
 
 
@@ -161,11 +158,9 @@ def _add_errors(app: FastAPI) -> None:
     async def invalid(request: Request, error: RequestValidationError) -> Response:
         return _problem(request, refusal(error.errors()))
 
-    @app.exception_handler(QueueFull)
-    async def full(request: Request, error: QueueFull) -> Response:
-        overloaded = Overloaded(error.message)
-        overloaded.retry_after_s = error.retry_after_s
-        return _problem(request, overloaded)
+    @app.exception_handler(ClientDisconnect)
+    async def gone(request: Request, error: ClientDisconnect) -> Response:
+        return Response(status_code=400)  # to nobody: who sent half a body has hung up
 
     @app.exception_handler(RedisUnavailable)
     async def no_redis(request: Request, error: RedisUnavailable) -> Response:

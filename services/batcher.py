@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
@@ -40,19 +41,30 @@ class Batcher(Generic[Q, R]):
         self._calls: set[asyncio.Task[None]] = set()
 
     async def __call__(self, question: Q) -> R:
-        """The answer; raises what `ask` raises, or Overloaded at `max_waiting` questions."""
-        if len(self._waiting) >= self._max_waiting:
+        """The answer; raises what `ask` raises, or Overloaded where `max_waiting` wait already."""
+        [answer] = self._enqueue([question])
+        return await answer
+
+    async def many(self, questions: Sequence[Q]) -> list[R]:
+        """The answers; raises as for one, for all of them. Those of others come between."""
+        return await asyncio.gather(*self._enqueue(questions))
+
+    def _enqueue(self, questions: Sequence[Q]) -> list[asyncio.Future[R]]:
+        """Where the answers will be; raises Overloaded, and then asks none of the questions."""
+        if len(self._waiting) + len(questions) > self._max_waiting:
             raise Overloaded(
                 f"{len(self._waiting)} requests are waiting already; try again in a second"
             )
-        answer: asyncio.Future[R] = asyncio.get_running_loop().create_future()
-        self._waiting.append((question, answer))
-        if len(self._calls) < self._max_calls:
+        loop = asyncio.get_running_loop()
+        answers: list[asyncio.Future[R]] = [loop.create_future() for _ in questions]
+        self._waiting.extend(zip(questions, answers, strict=True))
+        batches = math.ceil(len(questions) / self._max_batch)
+        for _ in range(min(batches, self._max_calls - len(self._calls))):
             # A batch is of many requests, and carries the context of none.
             call = asyncio.create_task(self._work(), context=contextvars.Context())
             self._calls.add(call)
             call.add_done_callback(self._calls.discard)
-        return await answer
+        return answers
 
     async def _work(self) -> None:
         """Ask batch after batch until nobody waits."""

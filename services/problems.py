@@ -12,6 +12,9 @@ from services.schemas import FieldError, Problem
 
 M = TypeVar("M", bound=BaseModel)
 
+MAX_BODY = 1 << 20
+"""Bytes of the largest body that is read, over HTTP and over the queue."""
+
 
 class ServiceError(RecsysError):
     """A failure with an HTTP status; its message is the problem's detail."""
@@ -73,8 +76,13 @@ class WrongMethod(ServiceError):
 
 
 class TooLarge(ServiceError):
+    """The body has more than MAX_BODY bytes."""
+
     status = 413
     title = "Body too large"
+
+    def __init__(self) -> None:
+        super().__init__(f"the body is larger than {MAX_BODY} bytes; send it in several requests")
 
 
 class NotJson(ServiceError):
@@ -108,7 +116,9 @@ class DeadlineExceeded(ServiceError):
 
 
 def parse(schema: type[M], body: bytes) -> M:
-    """The request that the body holds; raises Malformed or Invalid."""
+    """The request that the body holds; raises TooLarge, Malformed or Invalid."""
+    if len(body) > MAX_BODY:
+        raise TooLarge
     try:
         return schema.model_validate_json(body)
     except ValidationError as error:

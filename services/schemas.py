@@ -58,6 +58,8 @@ Id = Annotated[str, StringConstraints(min_length=1, max_length=256), AfterValida
 Name = Annotated[str, StringConstraints(min_length=1, max_length=64), AfterValidator(_printable)]
 """The name of a model, a tag or a kind of event: 1 to 64 characters, no control characters."""
 
+DeadlineMs = Annotated[int, Field(strict=True, ge=1, le=MAX_DEADLINE_MS)]
+
 K = Annotated[int, Field(strict=True, ge=1, le=MAX_K)]
 
 
@@ -121,15 +123,22 @@ class RecommendRequest(_Request):
     filters: Filters | None = None
     """Recommend only items that pass these filters."""
 
-    deadline_ms: int | None = Field(None, strict=True, ge=1, le=MAX_DEADLINE_MS)
+    deadline_ms: DeadlineMs | None = None
     """Milliseconds from arrival after which the answer is of no use and is not computed; the
-    server's own default where it is not given."""
+    server's own default where it is not given. A request over the queue arrives when it is added
+    to the stream, and the message's own field `deadline_ms`, an epoch time, goes first."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if self.user_id is not None and self.history is not None:
             raise ValueError("give either user_id or history, not both")
         return self
+
+
+class Deadline(BaseModel):
+    """What a request says of its deadline, whatever else it says."""
+
+    deadline_ms: DeadlineMs | None = None
 
 
 class RecommendBatchRequest(_Request):
@@ -294,7 +303,8 @@ class EventsRequest(_Request):
 
 class EventsReply(_Reply):
     accepted: int
-    """How many events are on disk and in their users' histories."""
+    """How many events are in Redis and in their users' histories. The private server has them on
+    disk within a second; another one as it is set up."""
 
 
 class ModelInfo(_Reply):

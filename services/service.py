@@ -17,7 +17,7 @@ from services.batcher import Batcher
 from services.history import HistoryStore
 from services.problems import DeadlineExceeded, ServiceError, parse
 from services.recommender import Query
-from services.schemas import Event, RecommendRequest
+from services.schemas import Deadline, Event, RecommendRequest
 
 logger = logging.getLogger(__name__)
 
@@ -68,11 +68,13 @@ class Service:
         return reply
 
     async def recommend_many(self, requests: Sequence[RecommendRequest]) -> Sequence[Reply]:
-        """The replies, in the order of the requests; raises DeadlineExceeded for all of them when
-        the longest deadline among them has passed."""
+        """The replies, in the order of the requests, computed as those of `recommend_one`.
+
+        Raises Overloaded, or DeadlineExceeded when the longest deadline among them has passed.
+        """
         deadlines = [request.deadline_ms or self._deadline_ms for request in requests]
         async with self._deadline(max(deadlines)):
-            return await self.recommend(requests)
+            return await self._batcher.many(requests)
 
     async def recommend(self, requests: Sequence[RecommendRequest]) -> Sequence[Reply]:
         """The replies, in the order of the requests, as one batch and without a deadline."""
@@ -85,6 +87,14 @@ class Service:
                 logger.warning("answering without stored histories: %s", error)
                 histories = None
         return await self._engine.recommend([_query(request, histories) for request in requests])
+
+    def lifetime_ms(self, body: bytes) -> int:
+        """How long the answer to a queued body is of use, from when it was published: its own
+        `deadline_ms`, else the server's."""
+        try:
+            return parse(Deadline, body).deadline_ms or self._deadline_ms
+        except ServiceError:
+            return self._deadline_ms  # for its problem, which is the answer
 
     async def answer(self, bodies: Sequence[bytes]) -> list[bytes]:
         """A reply for each body: a RecommendReply for a RecommendRequest, or else a Problem."""
@@ -108,9 +118,10 @@ class Service:
         return reply
 
     async def accept(self, events: Sequence[Event]) -> int:
-        """Keep the events, on disk and in their users' histories, and say how many they are.
+        """Keep the events in Redis and in their users' histories, and say how many they are.
 
-        Raises RedisUnavailable; then all or none are kept.
+        With the private server they are on its disk within a second; with another one, as its
+        `appendonly` and `appendfsync` say. Raises RedisUnavailable; then all or none are kept.
         """
         return await self._histories.append(events)
 

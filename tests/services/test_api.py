@@ -19,11 +19,11 @@ from infra.redis import connect, connect_async, redis_server
 from infra.settings import Settings
 from recsys.registry import Registry
 from services.active_models import ActiveModels
-from services.api import MAX_BODY, build_api
+from services.api import build_api
 from services.history import HistoryStore
-from services.problems import ServiceError
+from services.problems import MAX_BODY, ServiceError
 from services.recommender import Query
-from services.service import Reply, Service
+from services.service import MAX_WAITING, Reply, Service
 
 T = TypeVar("T")
 
@@ -35,10 +35,12 @@ class Near:
         self._models = models
         self.broken = False
         self.slow_s = 0.0
+        self.largest = 0
 
     async def recommend(self, queries: Sequence[Query]) -> list[Reply]:
         if self.broken:
             raise ZeroDivisionError("a secret of the inside")
+        self.largest = max(self.largest, len(queries))
         await asyncio.sleep(self.slow_s)
         replies = self._models.recommender.recommend(queries)
         return [r if isinstance(r, ServiceError) else r.model_dump_json().encode() for r in replies]
@@ -66,7 +68,8 @@ class Api:
         self.redis = connect_async(redis_url)
         histories = HistoryStore(self.redis, namespace, max_items=100, ttl_s=60)
         service = Service(self.engine, histories, micro_batch=16, deadline_ms=2000)
-        transport = httpx.ASGITransport(build_api(service), raise_app_exceptions=False)
+        self.app = build_api(service)
+        transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
         self.http = httpx.AsyncClient(transport=transport, base_url="http://api")
 
     def __call__(self, method: str, path: str, **options: Any) -> httpx.Response:
@@ -369,6 +372,55 @@ def test_an_answer_that_takes_too_long_is_given_up(api: Api) -> None:
         api.engine.slow_s = 0.0
     assert problem["status"] == 504
     assert "20 ms" in problem["detail"]
+
+
+def test_a_batch_is_computed_in_micro_batches(api: Api) -> None:
+    api.engine.largest = 0
+    replies = api.post("/v1/recommend:batch", {"requests": [{"k": 1}] * 100}).json()["replies"]
+    assert len(replies) == 100
+    assert api.engine.largest == 16
+
+
+def test_batches_beyond_what_may_wait_are_refused_and_told_to_come_again(api: Api) -> None:
+    body = {"requests": [{"k": 1}] * 256}
+    calls = [lambda: api.http.post("/v1/recommend:batch", json=body)] * 8
+    api.engine.slow_s = 0.02
+    try:
+        responses = api.together(calls)
+    finally:
+        api.engine.slow_s = 0.0
+    answered = [response for response in responses if response.status_code == 200]
+    assert 1 <= len(answered) <= MAX_WAITING // 256 + 1
+    for response in responses:
+        if response not in answered:
+            assert refused(response)["status"] == 429
+            assert int(response.headers["retry-after"]) >= 1
+
+
+def test_who_hangs_up_in_the_middle_of_a_body_leaves_no_error(
+    api: Api, caplog: pytest.LogCaptureFixture
+) -> None:
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/v1/recommend",
+        "query_string": b"",
+        "headers": [(b"content-length", b"1000")],
+    }
+    messages = [
+        {"type": "http.request", "body": b'{"user', "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+
+    async def receive() -> dict[str, Any]:
+        return messages.pop(0)
+
+    async def send(message: dict[str, Any]) -> None:
+        assert message["type"].startswith("http.response")
+
+    api.runner.run(api.app(scope, receive, send))
+    assert messages == []
+    assert caplog.records == []
 
 
 def test_without_redis_events_wait_and_recommendations_go_on(

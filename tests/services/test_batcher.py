@@ -86,6 +86,35 @@ def test_who_gave_up_waiting_is_not_asked_for() -> None:
     asyncio.run(story())
 
 
+def test_many_of_one_caller_go_in_pieces_with_what_others_asked() -> None:
+    async def story() -> None:
+        ask = Doubling()
+        batched = batcher(ask, max_batch=4)
+        many = asyncio.create_task(batched.many(range(6)))
+        await asyncio.sleep(0.01)
+        one = asyncio.create_task(batched(10))
+        await asyncio.sleep(0.01)
+        ask.may.set()
+        assert await many == [0, 2, 4, 6, 8, 10]
+        assert await one == 20
+        assert ask.asked == [[0, 1, 2, 3], [4, 5, 10]]
+
+    asyncio.run(story())
+
+
+def test_many_are_refused_together_where_not_all_may_wait() -> None:
+    async def story() -> None:
+        ask = Doubling()
+        ask.may.set()
+        batched = batcher(ask, max_waiting=3)
+        with pytest.raises(Overloaded):
+            await batched.many(range(4))
+        assert ask.asked == []
+        assert await batched.many(range(3)) == [0, 2, 4]
+
+    asyncio.run(story())
+
+
 def test_more_than_may_wait_are_refused() -> None:
     async def story() -> None:
         ask = Doubling()
