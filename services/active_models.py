@@ -1,18 +1,24 @@
 """The models in service: the registry's active bundles as one Recommender, replaced whole.
 
-What is in service follows the registry's pointers. Requests under way keep the Recommender that
-they began with; the next ones get the new one, which has answered a query by then. A bundle that
-is refused changes nothing but the log.
+What is in service follows the registry's pointers, each model by itself. Requests under way keep
+the Recommender that they began with; the next ones get the new one, every model of which has
+answered a query by then. A model that cannot be opened changes nothing but the log: what is in
+service of it stays, and it is tried again, unless it is a bundle that was refused, which is tried
+again only after another version was active.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Mapping
+
+import numpy as np
 
 from infra.errors import RecsysError
 from recsys.bundle import Bundle, BundleRefused
 from recsys.registry import Registry
+from services.problems import ServiceError
 from services.recommender import Query, Recommender
 from services.schemas import ModelInfo, ModelsReply, RecommendRequest
 
@@ -20,6 +26,9 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_METRIC = "ndcg@10"
 """Unless one is named, the model that measured best by this is the default."""
+
+WATCH_S = 1.0
+"""Seconds between two looks at which versions are active."""
 
 
 class NoModel(RecsysError):
@@ -33,52 +42,44 @@ class ActiveModels:
         """default: the model that answers requests that name none; the best one if it is None or,
         with a warning, not in service.
 
-        Raises NoModel, or BundleRefused if none of the active bundles verifies.
+        Raises NoModel, or if no active model can be opened, what is wrong with the first of them,
+        such as BundleRefused.
         """
+        self.failing: dict[str, str] = {}
+        """What is wrong with each model whose active version could not be opened."""
+
         self._registry = registry
         self._default = default
-        self._active: dict[str, str] = {}
-        self._refused: list[BundleRefused] = []
-        self.recommender: Recommender
-        if not self.refresh():
-            if self._refused:
-                raise self._refused[0]
-            names = registry.names()
-            raise NoModel(
-                f"no model of {registry.root} is active: choose one with `recsys models activate`"
-                if names
-                else f"there is no model in {registry.root}: fit one with `recsys train`"
-            )
+        self._refused: dict[str, str] = {}  # why, by NAME@VERSION
+        bundles, errors = self._open({})
+        if not bundles:
+            raise next(iter(errors), self._no_model())
+        self.recommender = Recommender(bundles, self._default_of(bundles))
 
     def refresh(self) -> bool:
         """Bring into service what has become active since, and say whether anything did.
 
-        A bundle that is refused is logged once; the version in service stays.
+        What is wrong with a model is logged once; its version in service stays.
         """
-        active = _active(self._registry)
-        if active == self._active:
-            return False
-        before: Mapping[str, Bundle] = self.recommender.bundles if self._active else {}
-        self._active = active
-        bundles: dict[str, Bundle] = {}
-        for name, version in active.items():
-            if name in before and before[name].version == version:
-                bundles[name] = before[name]
-                continue
-            try:
-                bundles[name] = self._registry.open(f"{name}@{version}")
-            except BundleRefused as error:
-                self._refused.append(error)
-                logger.error("%s", error)
-                if name in before:
-                    bundles[name] = before[name]
+        before = self.recommender.bundles
+        bundles, _ = self._open(before)
         if not bundles or bundles == before:
             return False
-        recommender = Recommender(bundles, self._default_of(bundles))
-        for name in bundles:
-            recommender.recommend([Query(RecommendRequest(model=name), ())])
-        self.recommender = recommender
+        self.recommender = Recommender(bundles, self._default_of(bundles))
         return True
+
+    async def follow(self) -> None:
+        """Refresh for ever, in a thread, while requests are answered."""
+        told = ""
+        while True:
+            await asyncio.sleep(WATCH_S)
+            try:
+                await asyncio.to_thread(self.refresh)
+                told = ""
+            except Exception as error:  # whatever it is, what becomes active later must be found
+                if str(error) != told:
+                    logger.exception("the registry %s cannot be followed", self._registry.root)
+                told = str(error)
 
     def describe(self) -> ModelsReply:
         """What is in service, for a reader."""
@@ -100,6 +101,53 @@ class ActiveModels:
             ]
         )
 
+    def _open(self, before: Mapping[str, Bundle]) -> tuple[dict[str, Bundle], list[RecsysError]]:
+        """The bundles to be in service after those of `before`, and what is wrong with others."""
+        bundles: dict[str, Bundle] = {}
+        errors: list[RecsysError] = []
+        failing: dict[str, str] = {}
+        refused: dict[str, str] = {}
+        for name in self._registry.names():
+            bundle = before.get(name)
+            try:
+                version = self._registry.active(name)
+                if version is None:
+                    continue
+                reference = f"{name}@{version}"
+                if reference in self._refused:
+                    refused[reference] = failing[name] = self._refused[reference]
+                elif bundle is None or version != bundle.version:
+                    bundle = self._answering(name, version)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is of this model alone
+                errors.append(self._told(name, error))
+                failing[name] = str(errors[-1])
+                if isinstance(error, BundleRefused):
+                    refused[reference] = failing[name]
+            if bundle is not None:
+                bundles[name] = bundle
+        self.failing, self._refused = failing, refused
+        return bundles, errors
+
+    def _answering(self, name: str, version: str) -> Bundle:
+        """The bundle, verified, after it has answered a query."""
+        bundle = self._registry.open(f"{name}@{version}")
+        query = Query(RecommendRequest(), bundle.items.ids(np.zeros(1, np.int64)))
+        [reply] = Recommender({name: bundle}, name).recommend([query])
+        if isinstance(reply, ServiceError):
+            raise reply
+        return bundle
+
+    def _told(self, name: str, error: Exception) -> RecsysError:
+        """The error for a reader, logged unless it was."""
+        if isinstance(error, RecsysError):
+            told = error
+        else:
+            told = RecsysError(f"the model {name!r} cannot be opened: {error!r}")
+            told.__cause__ = error
+        if self.failing.get(name) != str(told):
+            logger.error("%s", told, exc_info=told.__cause__)
+        return told
+
     def _default_of(self, bundles: Mapping[str, Bundle]) -> str:
         if self._default is not None and self._default in bundles:
             return self._default
@@ -111,11 +159,13 @@ class ActiveModels:
             )
         return best
 
-
-def _active(registry: Registry) -> dict[str, str]:
-    """The active version of each name that has one."""
-    found = {name: registry.active(name) for name in registry.names()}
-    return {name: version for name, version in found.items() if version is not None}
+    def _no_model(self) -> NoModel:
+        root = self._registry.root
+        return NoModel(
+            f"no model of {root} is active: choose one with `recsys models activate`"
+            if self._registry.names()
+            else f"there is no model in {root}: fit one with `recsys train`"
+        )
 
 
 def _measured(bundle: Bundle) -> float:

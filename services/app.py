@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,6 @@ from ray import serve
 from ray.exceptions import RayActorError
 from ray.serve.handle import DeploymentHandle
 
-from infra.errors import RecsysError
 from infra.queue import Queue
 from infra.redis import AsyncRedis, connect_async
 from infra.settings import Settings
@@ -36,17 +36,18 @@ from services.api import build_api
 from services.cluster import confine_replica
 from services.consumer import Consumer
 from services.history import HistoryStore
-from services.problems import ServiceError
+from services.problems import ServiceError, Unavailable
 from services.recommender import Query
 from services.service import Reply, Service
 
 logger = logging.getLogger(__name__)
 
-WATCH_S = 1.0
-"""Seconds between two looks at which versions are active."""
-
 RETRY_S = 0.1
 """Seconds before another replica is asked in place of one that died."""
+
+PATIENCE_S = 10.0
+"""Seconds after the first death in which others are asked: about as long as it takes to start one,
+so that a request which kills whoever computes it kills two or three, not all that ever start."""
 
 
 def build(settings: Settings, redis_url: str) -> serve.Application:
@@ -81,7 +82,7 @@ class RecommenderReplica:
         torch.set_num_threads(1)
         faiss.omp_set_num_threads(1)
         self._models = ActiveModels(Registry(models_dir), default)
-        self._following = asyncio.create_task(self._follow())
+        self._following = asyncio.create_task(self._models.follow())
 
     async def recommend(self, queries: Sequence[Query]) -> list[Reply]:
         return [_reply(reply) for reply in self._models.recommender.recommend(queries)]
@@ -94,18 +95,6 @@ class RecommenderReplica:
 
     async def models(self) -> bytes:
         return self._models.describe().model_dump_json().encode()
-
-    async def _follow(self) -> None:
-        """Bring into service what becomes active, in a thread, while requests are answered."""
-        told = ""
-        while True:
-            await asyncio.sleep(WATCH_S)
-            try:
-                await asyncio.to_thread(self._models.refresh)
-            except RecsysError as error:  # such as a pointer that cannot be read
-                if error.message != told:
-                    logger.error("%s", error)
-                told = error.message
 
 
 class ConsumerReplica:
@@ -124,6 +113,7 @@ class ConsumerReplica:
             max_deliveries=settings.max_deliveries,
             max_backlog=settings.max_backlog,
             reply_ttl_s=settings.reply_ttl_s,
+            lifetime=service.lifetime_ms,
         )
         consumer = Consumer(
             queue,
@@ -181,11 +171,18 @@ class RemoteEngine:
         return models
 
     async def _ask(self, method: str, *arguments: Any) -> Any:
-        """Until it is answered: the caller has a deadline, and the queue's lease is renewed."""
+        """Raises Unavailable when replicas go on dying for PATIENCE_S."""
+        until = None
         while True:
             try:
                 return await getattr(self._recommender, method).remote(*arguments)
             except RayActorError as error:
+                until = until or time.monotonic() + PATIENCE_S
+                if time.monotonic() > until:
+                    raise Unavailable(
+                        "what computes the answers ended more than once over this request or over "
+                        "one beside it; the log says more"
+                    ) from error
                 logger.warning("a Recommender replica is gone, asking another: %s", error)
                 await asyncio.sleep(RETRY_S)
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from recsys.bundle import BundleRefused
 from recsys.registry import Registry
+from services import active_models
 from services.active_models import ActiveModels, NoModel
 from services.recommender import Query
 from services.schemas import RecommendReply, RecommendRequest
@@ -82,6 +85,108 @@ def test_an_altered_bundle_is_refused_by_name_and_the_one_in_service_stays(
 def test_at_the_start_the_models_that_verify_are_served(own: Registry) -> None:
     alter(own, "ials", "v0001")
     assert set(ActiveModels(own).recommender.bundles) == {"popularity", "sasrec"}
+
+
+def point(registry: Registry, name: str, content: str) -> None:
+    (registry.root / name / "ACTIVE").write_text(content)
+
+
+def test_a_model_whose_pointer_is_broken_keeps_no_other_from_being_replaced(
+    own: Registry, planted: Planted, caplog: pytest.LogCaptureFixture
+) -> None:
+    models = ActiveModels(own)
+    whole = (own.root / "ials" / "ACTIVE").read_text()
+    point(own, "ials", "nonsense")
+    add_fitted(own, "popularity", planted)
+    with caplog.at_level(logging.ERROR):
+        assert models.refresh()
+        assert not models.refresh()
+    assert (version(models, "popularity"), version(models, "ials")) == ("v0002", "v0001")
+    [record] = caplog.records
+    assert "does not say which version is active" in record.getMessage()
+    assert models.failing == {"ials": record.getMessage()}
+    point(own, "ials", whole)
+    add_fitted(own, "ials", planted)
+    assert models.refresh()
+    assert version(models, "ials") == "v0002"
+    assert models.failing == {}
+
+
+def test_a_version_that_appears_after_it_became_active_is_served_from_then_on(
+    own: Registry, planted: Planted, caplog: pytest.LogCaptureFixture
+) -> None:
+    models = ActiveModels(own)
+    later = add_fitted(own, "ials", planted)
+    folder = own.path("ials", later)
+    folder.rename(own.root / "ials" / "later")
+    with caplog.at_level(logging.ERROR):
+        assert not models.refresh()
+        assert not models.refresh()
+    [record] = caplog.records
+    assert later in record.getMessage()
+    (own.root / "ials" / "later").rename(folder)
+    assert models.refresh()
+    assert version(models, "ials") == later
+
+
+@pytest.mark.parametrize("content", ["nonsense", '{"version": "v0009"}'])
+def test_at_the_start_a_broken_pointer_harms_no_other_model(own: Registry, content: str) -> None:
+    point(own, "ials", content)
+    assert set(ActiveModels(own).recommender.bundles) == {"popularity", "sasrec"}
+
+
+def test_a_bundle_that_verifies_but_cannot_answer_is_not_served(
+    own: Registry, planted: Planted, caplog: pytest.LogCaptureFixture
+) -> None:
+    columns = planted.catalogue.drop_columns(["available"])
+    broken = replace(
+        planted, catalogue=columns.append_column("available", planted.catalogue["title"])
+    )
+    models = ActiveModels(own)
+    add_fitted(own, "popularity", broken)
+    with caplog.at_level(logging.ERROR):
+        assert not models.refresh()
+    assert version(models, "popularity") == "v0001"
+    [record] = caplog.records
+    assert "'popularity' cannot be opened" in record.getMessage()
+    assert record.exc_info
+
+
+class Vanishing(Registry):
+    """A registry on a share that is away for the first looks, once it may be."""
+
+    away = 0
+
+    def names(self) -> list[str]:
+        if self.away > 0:
+            self.away -= 1
+            raise OSError("the share is away")
+        return super().names()
+
+
+def test_following_goes_on_whatever_happens(
+    own: Registry,
+    planted: Planted,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(active_models, "WATCH_S", 0.01)
+    registry = Vanishing(own.root)
+    models = ActiveModels(registry)
+    add_fitted(own, "popularity", planted)
+    registry.away = 3
+
+    async def story() -> None:
+        following = asyncio.create_task(models.follow())
+        async with asyncio.timeout(20):
+            while version(models, "popularity") != "v0002":
+                await asyncio.sleep(0.01)
+        following.cancel()
+
+    asyncio.run(story())
+    [record] = caplog.records
+    assert record.exc_info
+    assert str(own.root) in record.getMessage()
 
 
 def test_if_no_bundle_verifies_there_is_no_start(own: Registry) -> None:
