@@ -69,10 +69,10 @@ def main() -> None:
 
 def measure(state: Path, seconds: float, connections: Sequence[int]) -> Iterator[tuple[str, ...]]:
     """The rows of the table, as each way through each ingress is measured."""
+    from infra.loopback import free_port
     from infra.redis import redis_server
     from infra.settings import Settings
     from services.cli.histories import load_histories
-    from services.cluster import free_port
     from services.serving import serving
 
     dataset = _publish(state)

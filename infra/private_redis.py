@@ -14,7 +14,6 @@ import os
 import re
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from infra import guard
+from infra.loopback import LOOPBACK, free_port
 from infra.redis import MIN_VERSION, RedisUnavailable, connect, reaching
 from infra.storage import atomic_file
 
@@ -111,8 +111,8 @@ def _lock_or_join(lock: int, joined: int, folder: Path) -> str | None:
 
 @contextmanager
 def _started(lock: int, folder: Path) -> Iterator[str]:
-    port, password = _free_port(), secrets.token_hex(32)
-    url = f"redis://:{password}@127.0.0.1:{port}/0"
+    port, password = free_port(), secrets.token_hex(32)
+    url = f"redis://:{password}@{LOOPBACK}:{port}/0"
     log, record = folder / "redis.log", folder / guard.RECORD
     log.unlink(missing_ok=True)
     record.unlink(missing_ok=True)
@@ -150,7 +150,7 @@ def _config(folder: Path, port: int, password: str) -> str:
 
     # The guard syncs the append-only file once a second; see there why not the server.
     return f"""\
-bind 127.0.0.1
+bind {LOOPBACK}
 port {port}
 requirepass {password}
 dir {quoted(folder)}
@@ -203,9 +203,3 @@ def _shut_down(url: str) -> None:
         pass  # it is down
     finally:
         client.close()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

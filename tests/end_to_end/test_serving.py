@@ -17,13 +17,14 @@ import httpx
 import pytest
 
 from infra.errors import RecsysError
+from infra.loopback import free_port
 from infra.queue import Publisher
 from infra.redis import connect
 from infra.settings import Settings
 from recsys.registry import Registry
 from services.active_models import NoModel
 from services.client import ApiError, AsyncClient, Client, QueueClient
-from services.cluster import free_port
+from services.problems import MAX_BODY
 from services.schemas import Event, FallbackReason, Problem, RecommendReply, RecommendRequest
 from services.serving import Running, serving
 from tests.planted import Planted, add_fitted
@@ -178,13 +179,18 @@ def test_a_refusal_reaches_the_caller_in_the_services_words(
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"{", b"\xff", b"null", b'{"k": 0}', b'{"model": "nothing"}', b"[" * 10_000]
+    "body",
+    [
+        *(b"", b"{", b"\xff", b"null", b'{"k": 0}', b'{"model": "nothing"}', b"[" * 10_000),
+        b" " * (MAX_BODY + 1),
+    ],
 )
 def test_bad_input_over_the_queue_is_answered_with_its_problem(served: Served, body: bytes) -> None:
     redis = connect(served.redis_url)
     publisher = Publisher(redis, f"{served.settings.namespace}:requests", max_backlog=100)
     reply_to = publisher.new_reply_key()
-    publisher.publish(body, reply_to=reply_to)
+    deadline_ms = int((time.time() + PATIENCE_S) * 1000)
+    publisher.publish(body, reply_to=reply_to, deadline_ms=deadline_ms)
     reply = publisher.wait_reply(reply_to, PATIENCE_S)
     redis.close()
     assert reply is not None
@@ -197,24 +203,48 @@ NASTY = {
     "a session that is no text": b"GET /healthz HTTP/1.1\r\nx-session-id: \xff\r\n",
     "a model id that is no text": b"GET /healthz HTTP/1.1\r\nserve_multiplexed_model_id: \xff\r\n",
     "a time-out of its own": b"GET /healthz HTTP/1.1\r\nx-request-timeout-seconds: 0\r\n",
-    "a length below zero": b"POST /v1/events HTTP/1.1\r\nContent-Length: -1\r\n",
     "a target that is no path": b"OPTIONS * HTTP/1.1\r\n",
-    "no HTTP": b"\x00\x01\x02\r\n",
     "a path that is no text": b"GET /v1/items/%ff/similar HTTP/1.1\r\n",
-    "a header without end": b"GET /healthz HTTP/1.1\r\nx: " + b"x" * 100_000 + b"\r\n",
-    "a scheme and another host": b"GET http://elsewhere/v1/models HTTP/1.1\r\n",
+    "a method of another protocol": b"PROPFIND /v1/recommend HTTP/1.1\r\n",
+    "a body that is none": b"POST /v1/recommend HTTP/1.1\r\nContent-Length: 0\r\n",
 }
+
+NO_HTTP = {
+    "a length below zero": b"POST /v1/events HTTP/1.1\r\nContent-Length: -1\r\n",
+    "not a word of it": b"\x00\x01\x02\r\n",
+    "a header without end": b"GET /healthz HTTP/1.1\r\nx: " + b"x" * 100_000 + b"\r\n",
+    "another host than its header's": b"GET http://elsewhere/v1/models HTTP/1.1\r\n",
+}
+
+
+def over_the_wire(served: Served, head: bytes) -> tuple[int, str, str]:
+    """The status, the head and the body of what is answered to these bytes."""
+    with socket.create_connection(("127.0.0.1", served.settings.http_port)) as connection:
+        connection.settimeout(PATIENCE_S)
+        connection.sendall(head + b"Host: here\r\nConnection: close\r\n\r\n")
+        answer = b"".join(iter(lambda: connection.recv(1 << 16), b""))
+    answered, _, body = answer.decode().partition("\r\n\r\n")
+    return int(answered.split()[1]), answered.lower(), body
 
 
 @pytest.mark.parametrize("head", NASTY.values(), ids=NASTY.keys())
 def test_whatever_comes_over_the_wire_the_service_does_not_fail(
     served: Served, head: bytes
 ) -> None:
-    with socket.create_connection(("127.0.0.1", served.settings.http_port)) as connection:
-        connection.settimeout(PATIENCE_S)
-        connection.sendall(head + b"Host: here\r\nConnection: close\r\n\r\n")
-        status = int(connection.recv(100).split()[1])
+    status, answered, body = over_the_wire(served, head)
     assert 200 <= status < 500
+    if status >= 400:
+        assert "content-type: application/problem+json" in answered
+        assert Problem.model_validate_json(body).status == status
+
+
+@pytest.mark.parametrize("head", NO_HTTP.values(), ids=NO_HTTP.keys())
+def test_what_is_no_http_is_refused_before_it_reaches_the_service(
+    served: Served, head: bytes
+) -> None:
+    status, _, body = over_the_wire(served, head)
+    assert status == 400
+    assert "Your browser sent an invalid request." in body  # compiled into HAProxy
 
 
 def test_a_body_beyond_the_limit_is_refused_while_it_is_sent(served: Served) -> None:

@@ -16,8 +16,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from infra.loopback import free_port
 from recsys.registry import Registry
-from services.cluster import free_port
 from tests.processes import alive, command, descendants, off_loopback
 
 START_S = 120.0

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from infra.loopback import free_port
 from infra.redis import RedisUnavailable
 from infra.settings import Settings
 from services.client import ApiError, AsyncClient, Client, QueueClient, Unreachable
-from services.cluster import free_port
 from services.schemas import Event, RecommendRequest
 
 REQUEST = RecommendRequest(history=["a"])

