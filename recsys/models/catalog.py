@@ -10,10 +10,12 @@ import torch
 
 from infra.errors import RecsysError
 from recsys.data.histories import Histories
+from recsys.models.gru4rec import Gru4recConfig
 from recsys.models.ials import Ials, IalsConfig, IalsFit
 from recsys.models.model import Fit, Model, ModelConfig, Workers
+from recsys.models.next_item import NextItem, NextItemFit
 from recsys.models.popularity import Popularity, PopularityConfig, PopularityFit
-from recsys.models.sasrec import Sasrec, SasrecConfig, SasrecFit
+from recsys.models.sasrec import SasrecConfig
 
 
 class UnknownKind(RecsysError):
@@ -36,7 +38,8 @@ KINDS: dict[str, Kind] = {
     for kind in (
         Kind(PopularityConfig, Popularity, PopularityFit),
         Kind(IalsConfig, Ials, IalsFit),
-        Kind(SasrecConfig, Sasrec, SasrecFit),
+        Kind(SasrecConfig, NextItem, NextItemFit),
+        Kind(Gru4recConfig, NextItem, NextItemFit),
     )
 }
 

@@ -25,7 +25,7 @@ SplitName = Literal["leave_one_out", "temporal"]
 
 
 def command(
-    kind: Annotated[str, typer.Argument(help="popularity, ials or sasrec.")],
+    kind: Annotated[str, typer.Argument(help="popularity, ials, sasrec or gru4rec.")],
     data: Annotated[Path, typer.Option(help="A folder in the Dataset format.")],
     workers: Annotated[
         int, typer.Option(min=0, help="Ray Train workers; 0 trains in this process.")

@@ -22,6 +22,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "popularity": {},
     "ials": {"dim": 16, "max_epochs": 6},
     "sasrec": {"dim": 16, "max_length": 20, "learning_rate": 5e-3, "max_epochs": 10},
+    "gru4rec": {"dim": 16, "max_length": 20, "learning_rate": 5e-3, "max_epochs": 10},
 }
 PERSONAL = [name for name in KINDS if name != "popularity"]
 

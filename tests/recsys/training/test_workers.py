@@ -13,7 +13,8 @@ import torch.multiprocessing as processes
 
 from recsys.data.histories import Histories
 from recsys.models.model import Alone, Workers
-from recsys.models.sasrec import SasrecConfig, SasrecFit
+from recsys.models.next_item import NextItemFit
+from recsys.models.sasrec import SasrecConfig
 from recsys.training.workers import current_workers
 
 SIZE = 2
@@ -50,7 +51,7 @@ def one_worker(rank: int, folder: str) -> None:
 def epochs(
     workers: Workers,
 ) -> tuple[list[float], np.ndarray[tuple[int, int], np.dtype[np.float32]]]:
-    fit = SasrecFit(CONFIG, histories(), 20, workers, torch.device("cpu"))
+    fit = NextItemFit(CONFIG, histories(), 20, workers, torch.device("cpu"))
     losses = [fit.run_epoch(epoch)["loss"] for epoch in range(3)]
     return losses, fit.model().item_vectors
 

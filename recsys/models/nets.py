@@ -1,0 +1,197 @@
+"""The networks of the sequential recommenders: item sequences in, a vector for every position out.
+
+All have `items`, the item embeddings that scores are inner products with, and one way to be asked:
+
+    network(sequences Int64[B, L], lengths Int64[B]) -> Float[B, L, D]
+
+where the vector of a position asks for the item that comes next and knows only the items up to it.
+Sequences are aligned left, and what stands after a sequence's end is of no meaning: nothing before
+it ever sees it, so padding needs no mask.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn.functional import scaled_dot_product_attention, silu
+
+
+class Dropout(nn.Module):
+    """Dropout whose mask comes from random bytes, so the share is a multiple of 1/256.
+
+    On a processor torch draws one number an element, which was an eighth of all training time; a
+    byte costs an eighth of that.
+    """
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.dropped = round(share * 256)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The same shape, some of it 0 while training, the rest scaled to keep the mean."""
+        if not self.training or self.dropped == 0:
+            return x
+        words = torch.empty((x.numel() + 7) // 8, dtype=torch.int64, device=x.device)
+        words.random_(-(2**63), None)
+        kept = words.view(torch.uint8)[: x.numel()].view(x.shape) >= self.dropped
+        return x * kept.to(x.dtype).mul_(256 / (256 - self.dropped))
+
+
+class Attention(nn.Module):
+    """Causal multi-head self-attention: a position mixes the values of itself and those before."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.projections = nn.Linear(dim, 3 * dim)
+        self.output = nn.Linear(dim, dim)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Float[B, L, D] to the same shape."""
+        batch, length, dim = x.shape
+        shape = (batch, length, 3, self.heads, dim // self.heads)
+        query, key, value = self.projections(x).view(shape).unbind(2)
+        mixed = scaled_dot_product_attention(
+            query.transpose(1, 2),
+            key.transpose(1, 2),
+            value.transpose(1, 2),
+            is_causal=True,  # and no dropout of the weights, which would need them all in memory
+        )
+        output: torch.Tensor = self.output(mixed.transpose(1, 2).reshape(batch, length, dim))
+        return output
+
+
+class ClassicBlock(nn.Module):
+    """Self-attention and a position-wise feed-forward layer (Kang & McAuley, arXiv 1808.09781),
+    each normalised before and added after (Xiong et al., arXiv 2002.04745):
+
+        x ← x + attention(norm(x)),   x ← x + W₂ gelu(W₁ norm(x))
+    """
+
+    def __init__(self, dim: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(dim)
+        self.attention = Attention(dim, heads)
+        self.feed_forward = nn.Sequential(
+            nn.LayerNorm(dim),
+            nn.Linear(dim, 4 * dim),
+            nn.GELU(),
+            nn.Linear(4 * dim, dim),
+            Dropout(dropout),
+        )
+        self.dropout = Dropout(dropout)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Float[B, L, D] to the same shape."""
+        x = x + self.dropout(self.attention(self.attention_norm(x)))
+        fed: torch.Tensor = self.feed_forward(x)
+        return x + fed
+
+
+class GatedBlock(nn.Module):
+    """The block of LiGR (Borisyuk et al., arXiv 2502.03417), which eSASRec (arXiv 2508.06450) found
+    best among those it compared: what is added is gated by what is there, and the feed-forward
+    layer is a SwiGLU (Shazeer, arXiv 2002.05202).
+
+        x ← x + σ(W x) ⊙ attention(norm(x)),   x ← x + σ(W'x) ⊙ W₂(silu(W₁ norm(x)) ⊙ W₃ norm(x))
+    """
+
+    def __init__(self, dim: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(dim)
+        self.attention = Attention(dim, heads)
+        self.attention_gate = nn.Linear(dim, dim)
+        self.feed_forward_norm = nn.LayerNorm(dim)
+        self.expand = nn.Linear(dim, 8 * dim)
+        self.contract = nn.Linear(4 * dim, dim)
+        self.feed_forward_gate = nn.Linear(dim, dim)
+        self.dropout = Dropout(dropout)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Float[B, L, D] to the same shape."""
+        mixed = self.dropout(self.attention(self.attention_norm(x)))
+        x = x + self.attention_gate(x).sigmoid() * mixed
+        gate, value = self.expand(self.feed_forward_norm(x)).chunk(2, -1)
+        fed = self.dropout(self.contract(silu(gate) * value))
+        gated: torch.Tensor = x + self.feed_forward_gate(x).sigmoid() * fed
+        return gated
+
+
+BLOCKS: dict[str, type[ClassicBlock] | type[GatedBlock]] = {
+    "classic": ClassicBlock,
+    "gated": GatedBlock,
+}
+
+
+class SelfAttention(nn.Module):
+    """Item embeddings, positions, blocks and a last norm.
+
+    Positions are counted from the end, so that the newest item, the one that a query asks from,
+    always has the same one.
+    """
+
+    def __init__(
+        self,
+        n_items: int,
+        *,
+        dim: int,
+        block: str,
+        blocks: int,
+        heads: int,
+        max_length: int,
+        dropout: float,
+    ) -> None:
+        """block: a name of BLOCKS."""
+        super().__init__()
+        self.items = nn.Embedding(n_items, dim)
+        self.positions = nn.Embedding(max_length, dim)
+        self.dropout = Dropout(dropout)
+        self.blocks = nn.ModuleList(BLOCKS[block](dim, heads, dropout) for _ in range(blocks))
+        self.norm = nn.LayerNorm(dim)
+        self.apply(_initialise)
+
+    def forward(self, sequences: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """As the module says; lengths are at most `max_length`."""
+        from_end = lengths[:, None] - 1 - torch.arange(sequences.shape[1], device=lengths.device)
+        scale = self.items.embedding_dim**0.5
+        x = self.items(sequences) * scale + self.positions(from_end.clamp_min(0))
+        x = self.dropout(x)
+        for block in self.blocks:
+            x = block(x)
+        normed: torch.Tensor = self.norm(x)
+        return normed
+
+
+CELLS: dict[str, type[nn.GRU] | type[nn.LSTM]] = {"gru": nn.GRU, "lstm": nn.LSTM}
+
+
+class Recurrent(nn.Module):
+    """Item embeddings, recurrent layers (Hidasi et al., arXiv 1511.06939) and a last projection to
+    the space of the items."""
+
+    def __init__(
+        self, n_items: int, *, dim: int, cell: str, hidden: int, layers: int, dropout: float
+    ) -> None:
+        """cell: a name of CELLS."""
+        super().__init__()
+        self.items = nn.Embedding(n_items, dim)
+        self.dropout = Dropout(dropout)
+        between = dropout if layers > 1 else 0.0
+        self.cells = CELLS[cell](dim, hidden, layers, batch_first=True, dropout=between)
+        self.output = nn.Linear(hidden, dim)
+        self.norm = nn.LayerNorm(dim)
+        self.apply(_initialise)
+
+    def forward(self, sequences: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """As the module says."""
+        x = self.dropout(self.items(sequences) * self.items.embedding_dim**0.5)
+        states, _ = self.cells(x)
+        normed: torch.Tensor = self.norm(self.output(self.dropout(states)))
+        return normed
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+    if isinstance(module, nn.Linear):
+        nn.init.zeros_(module.bias)

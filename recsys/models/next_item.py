@@ -1,0 +1,314 @@
+"""Next-item models: a network reads a history and asks for the item that comes next.
+
+What `sasrec` and `gru4rec` share, which is all but the network:
+
+    score(history, i) = network(h_1 .. h_L)_L · e_i
+    loss = mean of loss(score(h_1 .. h_t, ·), h_{t+1}) over every position t of every history
+
+One pass over a history answers all its positions (the shifted-sequence objective). The losses
+are those of `losses.py`. Time an epoch: O(positions · N · D) for the loss, until it is sampled,
+and the network's own. Memory: three times the N · D of the embeddings (Adam), and the batch's
+activations.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import Literal, Self, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import nn
+
+from infra.errors import RecsysError
+from recsys.data.histories import Histories
+from recsys.models.losses import cross_entropy, gbce, sampled_softmax
+from recsys.models.model import Fit, Model, ModelConfig, Tensors, Workers
+from recsys.models.precision import fast_dtype
+
+QUERY_BATCH = 256
+"""Histories that go through the network together when a model answers."""
+
+BUCKET = 16
+"""Batches whose users are sorted by length together, so that a batch is little padded."""
+
+FULL_SOFTMAX_BELOW = 50_000
+"""Items of a catalogue from which on the loss "auto" is a sampled one."""
+
+
+class NextItemConfig(ModelConfig):
+    """Hyper-parameters of all next-item models."""
+
+    dim: int = Field(64, ge=1)
+    """Length of an item vector."""
+
+    max_length: int = Field(200, ge=1)
+    """The newest so many items of a history are looked at."""
+
+    dropout: float = Field(0.2, ge=0, lt=1)
+    """Share of activations that are dropped in training."""
+
+    loss: Literal["auto", "cross_entropy", "sampled_softmax", "gbce"] = "auto"
+    """What is minimised; "auto" is the full cross-entropy, or the sampled softmax where the
+    catalogue has 50,000 items or more."""
+
+    negatives: int = Field(4096, ge=1)
+    """Items drawn a step for the losses that draw."""
+
+    calibration: float = Field(0.75, ge=0, le=1)
+    """t of gBCE: 0 is the plain binary cross-entropy, 1 undoes all overconfidence."""
+
+    learning_rate: float = Field(1e-3, gt=0)
+    """Adam's step after the warm-up."""
+
+    warmup_steps: int = Field(100, ge=0)
+    """Steps over which the learning rate rises to its full height."""
+
+    batch_size: int = Field(64, ge=1)
+    """Users in a step, over all workers."""
+
+    min_steps: int = Field(20, ge=1)
+    """An epoch passes over the users as often as makes so many steps, so that few users are not
+    validated on, and stopped by, the noise of a handful of steps."""
+
+    max_epochs: int = Field(100, ge=1)
+    """At most so many epochs, if validation does not stop the fit before."""
+
+    @abstractmethod
+    def network(self, n_items: int) -> nn.Module:
+        """A new network of `nets.py`, its weights drawn from torch's generator."""
+
+
+class NextItem(Model):
+    """A fitted next-item model. An empty history gives the zero vector."""
+
+    config: NextItemConfig
+
+    def __init__(self, config: NextItemConfig, network: nn.Module) -> None:
+        self.config = config
+        self._network = network.eval()
+        items = _items(network)
+        self._device = items.device
+        self._item_vectors = items.detach().float().cpu().numpy()
+
+    @property
+    def item_vectors(self) -> NDArray[np.float32]:
+        return self._item_vectors
+
+    @torch.inference_mode()
+    def query_vectors(self, histories: Histories) -> NDArray[np.float32]:
+        recent = histories.last(self.config.max_length)
+        vectors = np.zeros((len(recent), self.config.dim), np.float32)
+        by_length = np.argsort(recent.lengths, kind="stable")
+        by_length = by_length[recent.lengths[by_length] > 0]
+        for start in range(0, len(by_length), QUERY_BATCH):
+            rows = by_length[start : start + QUERY_BATCH]
+            sequences, lengths = _left_aligned(recent.take(rows), self._device)
+            hidden = self._network(sequences, lengths)
+            last = hidden[torch.arange(len(rows), device=self._device), lengths - 1]
+            vectors[rows] = last.float().cpu().numpy()
+        return vectors
+
+    def tensors(self) -> Tensors:
+        return {
+            name: tensor.detach().float().cpu().numpy()
+            for name, tensor in self._network.state_dict().items()
+        }
+
+    @classmethod
+    def restore(cls, config: ModelConfig, tensors: Tensors) -> Self:
+        if not isinstance(config, NextItemConfig):
+            raise ValueError(
+                f"sasrec and gru4rec need a config of their own, not {type(config).__name__}"
+            )
+        if "items.weight" not in tensors:
+            raise ValueError("the tensor items.weight is missing")
+        network = config.network(len(tensors["items.weight"]))
+        _load(network, {name: torch.from_numpy(np.array(t)) for name, t in tensors.items()})
+        return cls(config, network)
+
+
+class NextItemFit(Fit):
+    """Fits a next-item model. Every worker takes its share of each batch's users, and the
+    gradients are added up before the step: W workers do what one would with the same `batch_size`,
+    but for the dropout, which each draws by itself."""
+
+    def __init__(
+        self,
+        config: NextItemConfig,
+        histories: Histories,
+        n_items: int,
+        workers: Workers,
+        device: torch.device,
+    ) -> None:
+        self.config = config
+        self.max_epochs = config.max_epochs
+        self._workers, self._device = workers, device
+        recent = histories.last(config.max_length + 1)
+        self._sequences = recent.take(np.flatnonzero(recent.lengths > 1))
+        if len(self._sequences) == 0:
+            raise RecsysError(
+                f"{config.kind} learns an order and needs users with at least two events to train "
+                "on; there is none. Train popularity, or give it longer histories"
+            )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            self._network = config.network(n_items).to(device)
+        self._optimizer = torch.optim.Adam(
+            self._network.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), foreach=True
+        )
+        self._step = 0
+        self._loss_name = config.loss
+        if config.loss == "auto":
+            full = n_items < FULL_SOFTMAX_BELOW
+            self._loss_name = "cross_entropy" if full else "sampled_softmax"
+        counts = np.bincount(histories.items, minlength=n_items) + 1
+        q = torch.from_numpy(counts / counts.sum()).float().to(device)
+        self._q, self._log_q = q, q.log()
+        self._dtype = fast_dtype(device)
+
+    def run_epoch(self, epoch: int) -> dict[str, float]:
+        self._network.train()
+        total, positions = torch.zeros(1, device=self._device), 0
+        with torch.random.fork_rng(devices=[self._device] if self._device.type == "cuda" else []):
+            torch.manual_seed(hash((self.config.seed, epoch, self._workers.rank)) % 2**63)
+            for batch in self._batches(epoch):
+                n = int((self._sequences.lengths[batch] - 1).sum())
+                own = batch[self._workers.rank :: self._workers.size]
+                total += self._train_step(own, n) * n
+                positions += n
+        loss = self._workers.sum(total).item() / positions
+        return {"loss": loss}
+
+    def _batches(self, epoch: int) -> Iterator[NDArray[np.int64]]:
+        """The users of each step, the same on every worker: shuffled, then of similar length."""
+        rng = np.random.default_rng((self.config.seed, epoch))
+        size = self.config.batch_size
+        passes = -(-self.config.min_steps * size // len(self._sequences))
+        for _ in range(max(1, passes)):
+            users = rng.permutation(len(self._sequences))
+            batches: list[NDArray[np.int64]] = []
+            for start in range(0, len(users), size * BUCKET):
+                bucket = users[start : start + size * BUCKET]
+                lengths = self._sequences.lengths[bucket]
+                bucket = bucket[np.argsort(lengths, kind="stable")]
+                batches += [bucket[i : i + size] for i in range(0, len(bucket), size)]
+            for i in rng.permutation(len(batches)):
+                yield batches[i]
+
+    def _train_step(self, users: NDArray[np.int64], n: int) -> torch.Tensor:
+        """One step of all workers; returns this worker's part of the mean loss over n positions."""
+        self._step += 1
+        warmth = min(1.0, self._step / max(1, self.config.warmup_steps))
+        for group in self._optimizer.param_groups:
+            group["lr"] = self.config.learning_rate * warmth
+        self._optimizer.zero_grad(set_to_none=False)
+        loss = torch.zeros((), device=self._device)
+        if len(users):
+            loss = self._loss(self._sequences.take(users), n)
+            loss.backward()  # type: ignore[no-untyped-call]
+        self._add_up_gradients()
+        self._optimizer.step()
+        return loss.detach()
+
+    def _loss(self, sequences: Histories, n: int) -> torch.Tensor:
+        inputs, targets = sequences.without_last(1), _without_first(sequences)
+        table, lengths = _left_aligned(inputs, self._device)
+        with torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32):
+            hidden = self._network(table, lengths)
+        real = torch.arange(table.shape[1], device=self._device) < lengths[:, None]
+        queries, items = hidden[real].to(self._dtype), _items(self._network).to(self._dtype)
+        wanted = torch.from_numpy(targets).to(self._device)
+        if self._loss_name == "cross_entropy":
+            return cross_entropy(queries, items, wanted, n)
+        if self._loss_name == "gbce":
+            drawn = torch.randint(len(items), (self.config.negatives,), device=self._device)
+            return gbce(
+                queries, items, wanted, n, negatives=drawn, calibration=self.config.calibration
+            )
+        drawn = torch.multinomial(self._q, self.config.negatives, replacement=True)
+        return sampled_softmax(queries, items, wanted, n, negatives=drawn, log_q=self._log_q)
+
+    def _add_up_gradients(self) -> None:
+        parameters = list(self._network.parameters())
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        if self._workers.size == 1:
+            return
+        gradients = [cast(torch.Tensor, parameter.grad) for parameter in parameters]
+        flat = self._workers.sum(torch.cat([gradient.flatten() for gradient in gradients]))
+        parts = torch.split(flat, [gradient.numel() for gradient in gradients])
+        for gradient, part in zip(gradients, parts, strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+    def model(self) -> NextItem:
+        return NextItem(self.config, copy.deepcopy(self._network))
+
+    def state(self) -> dict[str, torch.Tensor]:
+        state = {f"network.{name}": t for name, t in self._network.state_dict().items()}
+        for i, parameter in enumerate(self._network.parameters()):
+            for name, value in self._optimizer.state[parameter].items():
+                state[f"adam.{i}.{name}"] = value
+        state["step"] = torch.tensor(self._step)
+        return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+
+    def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        if "step" not in state:
+            raise ValueError("the tensor step is missing")
+        moments = [self._moments(i, state) for i in range(len(list(self._network.parameters())))]
+        prefix = "network."
+        network = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+        _load(self._network, network)
+        for parameter, of_parameter in zip(self._network.parameters(), moments, strict=True):
+            self._optimizer.state[parameter] = of_parameter
+        self._step = int(state["step"])
+
+    def _moments(self, i: int, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """What Adam remembers of the i-th parameter: nothing before the first step."""
+        if int(state["step"]) == 0:
+            return {}
+        shape = list(self._network.parameters())[i].shape
+        found: dict[str, torch.Tensor] = {}
+        for name in ("step", "exp_avg", "exp_avg_sq"):
+            key = f"adam.{i}.{name}"
+            if key not in state:
+                raise ValueError(f"the tensor {key} is missing")
+            if name == "step":  # Adam keeps it beside the processor
+                found[name] = state[key].clone()
+                continue
+            if state[key].shape != shape:
+                raise ValueError(f"the tensor {key} is not of the shape {tuple(shape)}")
+            found[name] = state[key].to(self._device, copy=True)
+        return found
+
+
+def _items(network: nn.Module) -> torch.Tensor:
+    """Float[N, D], the item embeddings."""
+    return cast(torch.Tensor, network.get_parameter("items.weight"))
+
+
+def _load(network: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+    try:
+        network.load_state_dict(dict(tensors))
+    except RuntimeError as error:
+        raise ValueError(f"the tensors are not those of this network: {error}") from None
+
+
+def _left_aligned(histories: Histories, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Int64[B, L] with the items from the left and row 0 after their end, and Int64[B] lengths."""
+    lengths = histories.lengths
+    table = np.zeros((len(histories), int(lengths.max())), np.int64)
+    table[np.arange(table.shape[1]) < lengths[:, None]] = histories.items
+    return torch.from_numpy(table).to(device), torch.from_numpy(lengths).to(device)
+
+
+def _without_first(histories: Histories) -> NDArray[np.int64]:
+    """The items of all histories end to end, but the first of each."""
+    keep = np.ones(len(histories.items), bool)
+    keep[histories.offsets[:-1]] = False
+    return histories.items[keep]
