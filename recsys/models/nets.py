@@ -3,6 +3,7 @@
 All have `items`, the item embeddings that scores are inner products with, and one way to be asked:
 
     network(sequences Int64[B, L], lengths Int64[B]) -> Float[B, L, D]
+    network.last(sequences, lengths) -> Float[B, D], the same at each sequence's last item
 
 where the vector of a position asks for the item that comes next and knows only the items up to it.
 Sequences are aligned left, and what stands after a sequence's end is of no meaning: nothing before
@@ -46,19 +47,36 @@ class Attention(nn.Module):
         self.projections = nn.Linear(dim, 3 * dim)
         self.output = nn.Linear(dim, dim)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Float[B, L, D] to the same shape."""
-        batch, length, dim = x.shape
-        shape = (batch, length, 3, self.heads, dim // self.heads)
-        query, key, value = self.projections(x).view(shape).unbind(2)
-        mixed = scaled_dot_product_attention(
-            query.transpose(1, 2),
-            key.transpose(1, 2),
-            value.transpose(1, 2),
-            is_causal=True,  # and no dropout of the weights, which would need them all in memory
-        )
-        output: torch.Tensor = self.output(mixed.transpose(1, 2).reshape(batch, length, dim))
+    def forward(self, x: torch.Tensor, asked: torch.Tensor | None = None) -> torch.Tensor:
+        """Float[B, L, D] to the same shape; or, asked at a position Int64[B] each, Float[B, 1, D].
+
+        There is no dropout of the attention weights, which would need them all in memory.
+        """
+        query, key, value = self._heads(x).unbind(2)
+        if asked is None:
+            mixed = scaled_dot_product_attention(
+                query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), is_causal=True
+            )
+        else:
+            seen = torch.arange(x.shape[1], device=x.device) <= asked[:, None]
+            mixed = scaled_dot_product_attention(
+                at(query, asked).transpose(1, 2),
+                key.transpose(1, 2),
+                value.transpose(1, 2),
+                attn_mask=seen[:, None, None],
+            )
+        output: torch.Tensor = self.output(mixed.transpose(1, 2).flatten(2))
         return output
+
+    def _heads(self, x: torch.Tensor) -> torch.Tensor:
+        """Float[B, L, 3, heads, D / heads]: the queries, keys and values."""
+        projected: torch.Tensor = self.projections(x)
+        return projected.view(*x.shape[:2], 3, self.heads, -1)
+
+
+def at(x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """Of Float[B, L, ..] what stands at a position Int64[B] each: Float[B, 1, ..]."""
+    return x[torch.arange(len(x), device=x.device), positions][:, None]
 
 
 class ClassicBlock(nn.Module):
@@ -81,9 +99,10 @@ class ClassicBlock(nn.Module):
         )
         self.dropout = Dropout(dropout)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Float[B, L, D] to the same shape."""
-        x = x + self.dropout(self.attention(self.attention_norm(x)))
+    def forward(self, x: torch.Tensor, asked: torch.Tensor | None = None) -> torch.Tensor:
+        """As Attention."""
+        mixed = self.dropout(self.attention(self.attention_norm(x), asked))
+        x = mixed + (x if asked is None else at(x, asked))
         fed: torch.Tensor = self.feed_forward(x)
         return x + fed
 
@@ -107,9 +126,10 @@ class GatedBlock(nn.Module):
         self.feed_forward_gate = nn.Linear(dim, dim)
         self.dropout = Dropout(dropout)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Float[B, L, D] to the same shape."""
-        mixed = self.dropout(self.attention(self.attention_norm(x)))
+    def forward(self, x: torch.Tensor, asked: torch.Tensor | None = None) -> torch.Tensor:
+        """As Attention."""
+        mixed = self.dropout(self.attention(self.attention_norm(x), asked))
+        x = x if asked is None else at(x, asked)
         x = x + self.attention_gate(x).sigmoid() * mixed
         gate, value = self.expand(self.feed_forward_norm(x)).chunk(2, -1)
         fed = self.dropout(self.contract(silu(gate) * value))
@@ -152,14 +172,25 @@ class SelfAttention(nn.Module):
 
     def forward(self, sequences: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """As the module says; lengths are at most `max_length`."""
+        normed: torch.Tensor = self.norm(self._mixed(sequences, lengths, None))
+        return normed
+
+    def last(self, sequences: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """As the module says; the last block is spared all other positions."""
+        normed: torch.Tensor = self.norm(self._mixed(sequences, lengths, lengths - 1))
+        return normed[:, 0]
+
+    def _mixed(
+        self, sequences: torch.Tensor, lengths: torch.Tensor, asked: torch.Tensor | None
+    ) -> torch.Tensor:
         from_end = lengths[:, None] - 1 - torch.arange(sequences.shape[1], device=lengths.device)
         scale = self.items.embedding_dim**0.5
-        x = self.items(sequences) * scale + self.positions(from_end.clamp_min(0))
-        x = self.dropout(x)
-        for block in self.blocks:
-            x = block(x)
-        normed: torch.Tensor = self.norm(x)
-        return normed
+        items: torch.Tensor = self.items(sequences) * scale
+        x: torch.Tensor = self.dropout(items + self.positions(from_end.clamp_min(0)))
+        final = len(self.blocks) - 1
+        for number, block in enumerate(self.blocks):
+            x = block(x, asked if number == final else None)
+        return x
 
 
 CELLS: dict[str, type[nn.GRU] | type[nn.LSTM]] = {"gru": nn.GRU, "lstm": nn.LSTM}
@@ -184,8 +215,18 @@ class Recurrent(nn.Module):
 
     def forward(self, sequences: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """As the module says."""
+        return self._asking(self._states(sequences))
+
+    def last(self, sequences: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """As the module says."""
+        return self._asking(at(self._states(sequences), lengths - 1))[:, 0]
+
+    def _states(self, sequences: torch.Tensor) -> torch.Tensor:
         x = self.dropout(self.items(sequences) * self.items.embedding_dim**0.5)
-        states, _ = self.cells(x)
+        states: torch.Tensor = self.cells(x)[0]
+        return states
+
+    def _asking(self, states: torch.Tensor) -> torch.Tensor:
         normed: torch.Tensor = self.norm(self.output(self.dropout(states)))
         return normed
 

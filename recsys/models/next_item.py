@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Literal, Self, cast
 
 import numpy as np
@@ -23,21 +23,26 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from infra.errors import RecsysError
 from recsys.data.histories import Histories
 from recsys.models.losses import cross_entropy, gbce, sampled_softmax
 from recsys.models.model import Fit, Model, ModelConfig, Tensors, Workers
+from recsys.models.nets import Recurrent, SelfAttention
 from recsys.models.precision import fast_dtype
 
-QUERY_BATCH = 256
-"""Histories that go through the network together when a model answers."""
+POSITIONS_AT_ONCE = 2**14
+"""Items, padding included, that go through the network together when a model answers."""
 
 BUCKET = 16
 """Batches whose users are sorted by length together, so that a batch is little padded."""
 
 FULL_SOFTMAX_BELOW = 50_000
 """Items of a catalogue from which on the loss "auto" is a sampled one."""
+
+
+Network = SelfAttention | Recurrent
 
 
 class NextItemConfig(ModelConfig):
@@ -68,6 +73,10 @@ class NextItemConfig(ModelConfig):
     warmup_steps: int = Field(100, ge=0)
     """Steps over which the learning rate rises to its full height."""
 
+    averaging: float = Field(0.998, ge=0, lt=1)
+    """What a step keeps of the average of all steps' weights, which is the model; 0 takes the
+    last step's weights."""
+
     batch_size: int = Field(64, ge=1)
     """Users in a step, over all workers."""
 
@@ -79,8 +88,8 @@ class NextItemConfig(ModelConfig):
     """At most so many epochs, if validation does not stop the fit before."""
 
     @abstractmethod
-    def network(self, n_items: int) -> nn.Module:
-        """A new network of `nets.py`, its weights drawn from torch's generator."""
+    def network(self, n_items: int) -> Network:
+        """A new network, its weights drawn from torch's generator."""
 
 
 class NextItem(Model):
@@ -88,7 +97,7 @@ class NextItem(Model):
 
     config: NextItemConfig
 
-    def __init__(self, config: NextItemConfig, network: nn.Module) -> None:
+    def __init__(self, config: NextItemConfig, network: Network) -> None:
         self.config = config
         self._network = network.eval()
         items = _items(network)
@@ -103,14 +112,15 @@ class NextItem(Model):
     def query_vectors(self, histories: Histories) -> NDArray[np.float32]:
         recent = histories.last(self.config.max_length)
         vectors = np.zeros((len(recent), self.config.dim), np.float32)
-        by_length = np.argsort(recent.lengths, kind="stable")
-        by_length = by_length[recent.lengths[by_length] > 0]
-        for start in range(0, len(by_length), QUERY_BATCH):
-            rows = by_length[start : start + QUERY_BATCH]
+        longest_first = np.argsort(-recent.lengths, kind="stable")
+        longest_first = longest_first[recent.lengths[longest_first] > 0]
+        start = 0
+        while start < len(longest_first):
+            longest = int(recent.lengths[longest_first[start]])
+            rows = longest_first[start : start + max(1, POSITIONS_AT_ONCE // longest)]
             sequences, lengths = _left_aligned(recent.take(rows), self._device)
-            hidden = self._network(sequences, lengths)
-            last = hidden[torch.arange(len(rows), device=self._device), lengths - 1]
-            vectors[rows] = last.float().cpu().numpy()
+            vectors[rows] = self._network.last(sequences, lengths).float().cpu().numpy()
+            start += len(rows)
         return vectors
 
     def tensors(self) -> Tensors:
@@ -161,6 +171,7 @@ class NextItemFit(Fit):
         self._optimizer = torch.optim.Adam(
             self._network.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), foreach=True
         )
+        self._average = AveragedModel(self._network, multi_avg_fn=_averaging(config.averaging))
         self._step = 0
         self._loss_name = config.loss
         if config.loss == "auto":
@@ -213,6 +224,7 @@ class NextItemFit(Fit):
             loss.backward()  # type: ignore[no-untyped-call]
         self._add_up_gradients()
         self._optimizer.step()
+        self._average.update_parameters(self._network)
         return loss.detach()
 
     def _loss(self, sequences: Histories, n: int) -> torch.Tensor:
@@ -247,10 +259,11 @@ class NextItemFit(Fit):
             gradient.copy_(part.view_as(gradient))
 
     def model(self) -> NextItem:
-        return NextItem(self.config, copy.deepcopy(self._network))
+        return NextItem(self.config, copy.deepcopy(cast(Network, self._average.module)))
 
     def state(self) -> dict[str, torch.Tensor]:
         state = {f"network.{name}": t for name, t in self._network.state_dict().items()}
+        state |= {f"average.{name}": t for name, t in self._average.state_dict().items()}
         for i, parameter in enumerate(self._network.parameters()):
             for name, value in self._optimizer.state[parameter].items():
                 state[f"adam.{i}.{name}"] = value
@@ -261,9 +274,8 @@ class NextItemFit(Fit):
         if "step" not in state:
             raise ValueError("the tensor step is missing")
         moments = [self._moments(i, state) for i in range(len(list(self._network.parameters())))]
-        prefix = "network."
-        network = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-        _load(self._network, network)
+        _load(self._network, _below("network.", state))
+        _load(self._average, _below("average.", state))
         for parameter, of_parameter in zip(self._network.parameters(), moments, strict=True):
             self._optimizer.state[parameter] = of_parameter
         self._step = int(state["step"])
@@ -290,6 +302,21 @@ class NextItemFit(Fit):
 def _items(network: nn.Module) -> torch.Tensor:
     """Float[N, D], the item embeddings."""
     return cast(torch.Tensor, network.get_parameter("items.weight"))
+
+
+def _averaging(keep: float) -> Callable[..., None]:
+    """An exponential average of weights (Polyak & Juditsky 1992), shorter in the first steps, when
+    the weights are still far from where they will be."""
+
+    def update(averaged: list[torch.Tensor], now: list[torch.Tensor], steps: torch.Tensor) -> None:
+        kept = min(keep, (1 + int(steps)) / (10 + int(steps)))
+        torch._foreach_lerp_(averaged, now, 1 - kept)
+
+    return update
+
+
+def _below(prefix: str, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
 
 def _load(network: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:

@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
-from torch import nn
 
 from infra.errors import RecsysError
 from recsys.data.histories import Histories
 from recsys.models.gru4rec import Gru4recConfig
 from recsys.models.model import Alone
-from recsys.models.nets import Dropout
+from recsys.models.nets import Dropout, Recurrent, SelfAttention
 from recsys.models.next_item import FULL_SOFTMAX_BELOW, NextItem, NextItemConfig, NextItemFit
 from recsys.models.sasrec import SasrecConfig
 
@@ -41,12 +40,12 @@ def config(request: pytest.FixtureRequest) -> NextItemConfig:
 
 
 @pytest.fixture
-def network(config: NextItemConfig) -> nn.Module:
+def network(config: NextItemConfig) -> SelfAttention | Recurrent:
     torch.manual_seed(0)
     return config.network(20).eval()
 
 
-def test_a_position_does_not_see_what_comes_after_it(network: nn.Module) -> None:
+def test_a_position_does_not_see_what_comes_after_it(network: SelfAttention | Recurrent) -> None:
     lengths = torch.tensor([6])
     before = network(torch.tensor([[1, 2, 3, 4, 5, 6]]), lengths)
     after = network(torch.tensor([[1, 2, 3, 4, 19, 18]]), lengths)
@@ -54,20 +53,30 @@ def test_a_position_does_not_see_what_comes_after_it(network: nn.Module) -> None
     assert not torch.allclose(before[:, 4:], after[:, 4:])
 
 
-def test_padding_changes_nothing(network: nn.Module) -> None:
+def test_padding_changes_nothing(network: SelfAttention | Recurrent) -> None:
     alone = network(torch.tensor([[1, 2, 3]]), torch.tensor([3]))
     padded = network(torch.tensor([[1, 2, 3, 7, 7]]), torch.tensor([3]))
     torch.testing.assert_close(alone[0, :3], padded[0, :3])
 
 
-def test_the_order_of_the_history_matters(config: NextItemConfig, network: nn.Module) -> None:
+def test_the_last_position_alone_is_what_it_is_among_all(
+    network: SelfAttention | Recurrent,
+) -> None:
+    sequences, lengths = torch.randint(20, (5, 9)), torch.tensor([9, 1, 4, 8, 2])
+    every = network(sequences, lengths)
+    torch.testing.assert_close(network.last(sequences, lengths), every[range(5), lengths - 1])
+
+
+def test_the_order_of_the_history_matters(
+    config: NextItemConfig, network: SelfAttention | Recurrent
+) -> None:
     model = NextItem(config, network)
     forth, back = model.query_vectors(Histories.of([[1, 2, 3, 4], [4, 3, 2, 1]]))
     assert not np.allclose(forth, back)
 
 
 def test_only_the_newest_max_length_items_are_looked_at(
-    config: NextItemConfig, network: nn.Module
+    config: NextItemConfig, network: SelfAttention | Recurrent
 ) -> None:
     model = NextItem(config, network)
     long, recent = model.query_vectors(Histories.of([[5, 5, *range(10)], list(range(10))]))
@@ -139,7 +148,9 @@ def test_a_state_before_the_first_step_is_taken() -> None:
     assert np.isfinite(fit.run_epoch(0)["loss"])
 
 
-def test_tensors_of_another_network_are_refused(config: NextItemConfig, network: nn.Module) -> None:
+def test_tensors_of_another_network_are_refused(
+    config: NextItemConfig, network: SelfAttention | Recurrent
+) -> None:
     tensors = dict(NextItem(config, network).tensors())
     del tensors["norm.weight"]
     with pytest.raises(ValueError, match=r"norm\.weight"):
