@@ -38,6 +38,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from recsys.data.histories import Histories
+from recsys.data.vocabulary import UNKNOWN
 from recsys.models.least_squares import LeastSquares, WeightedRows
 from recsys.models.model import Fit, Model, ModelConfig, Tensors, Workers
 
@@ -144,6 +145,15 @@ class IalsFit(Fit):
         generator = torch.Generator().manual_seed(config.seed)
         start = torch.randn(n_items, config.dim, generator=generator) * 0.1 / config.dim**0.5
         self._vectors = start.to(device)
+
+    def warm_start(self, tensors: Tensors, rows: NDArray[np.int64]) -> None:
+        before = tensors.get("item_vectors")
+        if before is None or before.ndim != 2 or before.shape[1] != self._config.dim:
+            raise ValueError(
+                f"the model to start from has no item_vectors of dim {self._config.dim}"
+            )
+        known = torch.from_numpy(np.flatnonzero(rows != UNKNOWN))
+        self._vectors[known] = torch.from_numpy(before[rows[rows != UNKNOWN]]).to(self._vectors)
 
     def run_epoch(self, epoch: int) -> dict[str, float]:
         """The loss is L(W, H) after the sweep, over the number of pairs in S."""

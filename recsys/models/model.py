@@ -103,6 +103,14 @@ class Fit(ABC):
     max_epochs: int
 
     @abstractmethod
+    def warm_start(self, tensors: Tensors, rows: NDArray[np.int64]) -> None:
+        """Begin from a fitted model of the same kind instead of from nothing.
+
+        tensors: that model's. rows: Int64[N], the row there of each item here, UNKNOWN for a new
+        one. To be called before the first epoch. Raises ValueError if they are of another shape.
+        """
+
+    @abstractmethod
     def run_epoch(self, epoch: int) -> dict[str, float]:
         """One pass over this worker's share; returns what there is to log, `loss` first, the
         same on every worker."""

@@ -27,6 +27,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from infra.errors import RecsysError
 from recsys.data.histories import Histories
+from recsys.data.vocabulary import UNKNOWN
 from recsys.models.losses import cross_entropy, gbce, sampled_softmax
 from recsys.models.model import Fit, Model, ModelConfig, Tensors, Workers
 from recsys.models.nets import Recurrent, SelfAttention
@@ -181,6 +182,20 @@ class NextItemFit(Fit):
         q = torch.from_numpy(counts / counts.sum()).float().to(device)
         self._q, self._log_q = q, q.log()
         self._dtype = fast_dtype(device)
+
+    def warm_start(self, tensors: Tensors, rows: NDArray[np.int64]) -> None:
+        network = {name: torch.from_numpy(np.array(tensor)) for name, tensor in tensors.items()}
+        if "items.weight" not in network:
+            raise ValueError("the tensor items.weight is missing")
+        items = _items(self._network).detach().cpu().clone()
+        before, known = network["items.weight"], torch.from_numpy(rows != UNKNOWN)
+        if before.shape[1:] != items.shape[1:]:
+            raise ValueError(
+                f"items.weight has shape {list(before.shape)}, not [N, {items.shape[1]}]"
+            )
+        items[known] = before[torch.from_numpy(rows)[known]]
+        for each in (self._network, self._average.module):
+            _load(each, network | {"items.weight": items})
 
     def run_epoch(self, epoch: int) -> dict[str, float]:
         self._network.train()

@@ -74,6 +74,9 @@ class PopularityFit(Fit):
         self._own = torch.from_numpy(own).to(device)
         self._counts = torch.zeros_like(self._own)
 
+    def warm_start(self, tensors: Tensors, rows: NDArray[np.int64]) -> None:
+        """Counting all events takes one pass either way."""
+
     def run_epoch(self, epoch: int) -> dict[str, float]:
         """The loss is the mean negative log-likelihood of an event, in nats."""
         self._counts = self._workers.sum(self._own)

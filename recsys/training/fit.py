@@ -40,6 +40,7 @@ from recsys.training.run import (
     IN_PROCESS,
     RAY,
     REPORTS,
+    START,
     Identity,
     held,
     prepare,
@@ -47,6 +48,7 @@ from recsys.training.run import (
     refuse,
     seconds_spent,
 )
+from recsys.training.start import Start
 from recsys.training.workers import current_workers
 
 PATIENCE = 8
@@ -84,6 +86,7 @@ def fit(
     gpu: bool = False,
     epochs: int | None = None,
     resume: bool = False,
+    start: Start | None = None,
     on_epoch: Callable[[EpochReport], None] | None = None,
 ) -> FitResult:
     """Fit the model of `config` to the training part of the Dataset in the folder `dataset`.
@@ -92,6 +95,7 @@ def fit(
     is deleted, or gone on from with `resume`.
     workers: Ray Train workers, in the Ray that this process is connected to or else in one that
     lasts as long as the fit; 0 trains in this process and needs no Ray. gpu: one each.
+    start: begin from this fitted model of the same kind.
     on_epoch: called in this process, in a thread of its own, after each epoch; again for an epoch
     that is done again because a worker died.
 
@@ -109,6 +113,7 @@ def fit(
         config=config.model_dump(mode="json"),
         data=data.fingerprint,
         protocol=protocol,
+        start=None if start is None else start.name,
         in_process=workers == 0,
     )
     options = {
@@ -120,6 +125,8 @@ def fit(
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     with held(run_dir):
         prepare(run_dir, identity, resume=resume)
+        if start is not None and not (run_dir / START).exists():
+            start.save(run_dir / START)
         started = time.monotonic() - seconds_spent(run_dir)
         with nullcontext() if workers == 0 else connected(), _followed(run_dir / REPORTS, on_epoch):
             _check_room(workers, gpu)
@@ -241,6 +248,8 @@ def _train_epochs(options: dict[str, Any]) -> None:
     best = None
     progress = Progress()
     run_dir = Path(options["run_dir"])
+    if options["start"] is not None:
+        Start.load(run_dir / START, options["start"]).give(fitting, dataset.items)
     resumed = _newest(run_dir) if options["in_process"] else ray.train.get_checkpoint()
     if resumed is not None:
         with resumed.as_directory() as folder:

@@ -4,6 +4,7 @@ run.json       what is fitted to what; a resumed run must be the same
 epochs.jsonl   every epoch's report, as it ends
 ray/           Ray Train's checkpoints
 in-process/    the checkpoints of a run without workers
+start/         the fitted model that it began from, if any
 refused.txt    why the workers cannot train on this data
 lock           held by the process whose run it is
 """
@@ -24,8 +25,8 @@ from infra.storage import UNFINISHED, atomic_file
 from recsys.training.checkpoint import EpochReport
 
 IDENTITY, REPORTS, REFUSED, LOCK = "run.json", "epochs.jsonl", "refused.txt", "lock"
-RAY, IN_PROCESS = "ray", "in-process"
-_OURS = {IDENTITY, REPORTS, REFUSED, LOCK, RAY, IN_PROCESS}
+RAY, IN_PROCESS, START = "ray", "in-process", "start"
+_OURS = {IDENTITY, REPORTS, REFUSED, LOCK, RAY, IN_PROCESS, START}
 
 
 class BadRun(RecsysError):
@@ -48,6 +49,9 @@ class Identity(BaseModel):
 
     protocol: str
     """How the Dataset is split."""
+
+    start: str | None
+    """The name of the fitted model that it began from; None for a run from nothing."""
 
     in_process: bool
     """Whether it trains without workers, which keeps its checkpoints in another place."""

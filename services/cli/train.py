@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -16,8 +17,10 @@ from services.cli.console import AsJson, err, out, print_json
 
 if TYPE_CHECKING:
     from recsys.models.model import ModelConfig
+    from recsys.registry import Registry
     from recsys.training.checkpoint import EpochReport
     from recsys.training.fit import FitResult
+    from recsys.training.start import Start
 
 NAME = "train"
 
@@ -59,6 +62,14 @@ def command(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the last checkpoint of the same run.")
     ] = False,
+    warm_start: Annotated[
+        bool,
+        typer.Option(
+            "--warm-start",
+            help="Begin from the active version, with its hyper-parameters, instead of from "
+            "nothing.",
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Fit a model with Ray Train, measure it on the test part, and seal it into a bundle.
@@ -67,6 +78,7 @@ def command(
 
       recsys train sasrec --data ./films --workers 2
       recsys train ials --data ./films --set dim=128
+      recsys train sasrec --data ./films-today --warm-start
     """
     from infra.settings import load_settings
     from recsys.data.dataset import Dataset
@@ -78,9 +90,10 @@ def command(
 
     settings = load_settings()
     name = name or kind
-    model_config = read_config(kind, config, set_ or [], seed)
     registry = Registry(settings.models_dir)
     registry.versions(name)  # refuses a name that cannot be one, before hours are spent
+    start, base = _start(registry, name, kind) if warm_start else (None, {})
+    model_config = read_config(kind, config, set_ or [], seed, base)
     with nullcontext() if workers == 0 else cluster(quiet=True):
         fitted = fit_with_progress(
             model_config,
@@ -91,6 +104,7 @@ def command(
             epochs=epochs,
             run_dir=settings.state_dir / "runs" / name,
             resume=resume,
+            start=start,
         )
     with err.status("Measuring on the test part, indexing and sealing"):
         dataset = Dataset.load(data)  # not before: the workers hold theirs
@@ -113,13 +127,29 @@ def command(
     out.print(f"{name} {published.version}" + (" is in service." if activate else " is sealed."))
 
 
+def _start(registry: Registry, name: str, kind: str) -> tuple[Start, dict[str, Any]]:
+    """The active version, to begin from, and its hyper-parameters."""
+    from recsys.training.start import Start
+
+    bundle = registry.open_active(name)
+    if bundle.manifest.kind != kind:
+        raise RecsysError(f"{name} is of the kind {bundle.manifest.kind}, not {kind}")
+    start = Start(f"{name} {bundle.version}", bundle.items, bundle.model.tensors())
+    return start, bundle.model.config.model_dump()
+
+
 def read_config(
-    kind: str, file: Path | None, assignments: list[str], seed: int | None
+    kind: str,
+    file: Path | None,
+    assignments: list[str],
+    seed: int | None,
+    base: Mapping[str, Any] | None = None,
 ) -> ModelConfig:
-    """The model's configuration from its defaults, a file, name=value assignments and a seed."""
+    """The model's configuration: its defaults, then `base`, a file, name=value assignments and a
+    seed."""
     from recsys.models.catalog import kind_of
 
-    values: dict[str, Any] = {}
+    values = dict(base or {})
     if file is not None:
         try:
             values |= tomllib.loads(file.read_text(encoding="utf-8"))

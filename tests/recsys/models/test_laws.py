@@ -12,6 +12,7 @@ from safetensors.numpy import load, save
 
 from recsys.data.histories import Histories
 from recsys.data.split import Holdout, leave_one_out
+from recsys.data.vocabulary import UNKNOWN
 from recsys.evaluation.protocol import validate
 from recsys.models.catalog import KINDS, UnknownKind, kind_of
 from recsys.models.model import Alone, Fit, Model
@@ -172,6 +173,37 @@ def test_a_fit_goes_on_from_its_state_as_it_would_have(name: str) -> None:
         second.run_epoch(epoch)
     for key, tensor in whole.model().tensors().items():
         np.testing.assert_array_equal(tensor, second.model().tensors()[key])
+
+
+@pytest.mark.parametrize("name", PERSONAL)
+def test_a_warm_start_knows_every_item_by_its_row(models: dict[str, Model], name: str) -> None:
+    histories = tastes(planted=True, n_users=50)
+    shuffled = np.random.default_rng(0).permutation(N_ITEMS)
+    rows = shuffled.copy()
+    rows[7] = UNKNOWN
+    fit = started(name, histories)
+    fresh = fit.model().item_vectors.copy()
+    fit.warm_start(models[name].tensors(), rows)
+    vectors = fit.model().item_vectors
+    known = rows != UNKNOWN
+    np.testing.assert_array_equal(vectors[known], models[name].item_vectors[rows[known]])
+    np.testing.assert_array_equal(vectors[7], fresh[7])
+
+
+@pytest.mark.parametrize("name", PERSONAL)
+def test_a_warm_start_is_ahead_of_one_from_nothing(models: dict[str, Model], name: str) -> None:
+    split = leave_one_out(tastes(planted=True))
+    cold, warm = (started(name, split.train) for _ in range(2))
+    warm.warm_start(models[name].tensors(), np.arange(N_ITEMS))
+    assert warm.run_epoch(0)["loss"] < cold.run_epoch(0)["loss"]
+    assert validate(warm.model(), split.test)["ndcg@10"] > 0.7
+
+
+@pytest.mark.parametrize("name", PERSONAL)
+def test_a_warm_start_from_another_shape_is_refused(models: dict[str, Model], name: str) -> None:
+    fit = started(name, tastes(planted=True, n_users=50), dim=8)
+    with pytest.raises(ValueError, match=r"items\.weight|item_vectors"):
+        fit.warm_start(models[name].tensors(), np.arange(N_ITEMS))
 
 
 @every_kind

@@ -9,13 +9,14 @@ import pyarrow as pa
 import pytest
 
 from infra.errors import RecsysError
-from recsys.data.dataset import EVENTS_SCHEMA, write_dataset
+from recsys.data.dataset import EVENTS_SCHEMA, Dataset, write_dataset
 from recsys.models.popularity import PopularityConfig
 from recsys.models.sasrec import SasrecConfig
 from recsys.training import fit as fit_module
 from recsys.training.checkpoint import STATE, EpochReport
 from recsys.training.fit import TrainingFailed, fit
 from recsys.training.run import BadRun, held
+from recsys.training.start import Start
 
 SMALL = SasrecConfig(
     dim=16,
@@ -74,6 +75,29 @@ def test_without_resume_a_run_begins_anew(ring: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     fit(SMALL, ring, run_dir=run, workers=0, epochs=2)
     assert fit(SMALL, ring, run_dir=run, workers=0, epochs=1).starts == 1
+
+
+def test_a_run_from_a_fitted_model_is_as_good_after_an_epoch_and_resumes(
+    ring: Path, tmp_path: Path
+) -> None:
+    before = fit(SMALL, ring, run_dir=tmp_path / "before", workers=0)
+    start = Start("sasrec v0001", Dataset.load(ring).items, before.model.tensors())
+    run = tmp_path / "run"
+    warm = fit(SMALL, ring, run_dir=run, workers=0, epochs=1, start=start)
+    assert warm.history[0].ndcg > 0.9
+    assert warm.history[0].loss < before.history[0].loss / 2
+    resumed = fit(SMALL, ring, run_dir=run, workers=0, epochs=2, start=start, resume=True)
+    assert resumed.starts == 2
+    with pytest.raises(BadRun, match="start was 'sasrec v0001' and is now None"):
+        fit(SMALL, ring, run_dir=run, workers=0, epochs=2, resume=True)
+
+
+def test_a_start_of_another_shape_is_refused(ring: Path, tmp_path: Path) -> None:
+    before = fit(SMALL, ring, run_dir=tmp_path / "before", workers=0, epochs=1)
+    start = Start("sasrec v0001", Dataset.load(ring).items, before.model.tensors())
+    config = SMALL.model_copy(update={"dim": 8})
+    with pytest.raises(RecsysError, match="cannot start from sasrec v0001"):
+        fit(config, ring, run_dir=tmp_path / "run", workers=0, start=start)
 
 
 def test_popularity_is_fitted_the_same_way(ring: Path, tmp_path: Path) -> None:
