@@ -45,6 +45,13 @@ def command(
         int | None,
         typer.Option(min=0, help="The same seed gives the same model; the file's, or 0."),
     ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="Hyper-parameters for data of a sort: long-histories (films, music) or "
+            "short-histories (shops) of sasrec."
+        ),
+    ] = None,
     config: Annotated[
         Path | None,
         typer.Option(
@@ -53,7 +60,7 @@ def command(
     ] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", help="One hyper-parameter, as dim=128; goes before the file."),
+        typer.Option("--set", help="One hyper-parameter, as dim=128; goes before file and preset."),
     ] = None,
     name: Annotated[
         str | None, typer.Option(help="The name in the registry; the kind by default.")
@@ -78,12 +85,14 @@ def command(
 
       recsys train sasrec --data ./films --workers 2
       recsys train ials --data ./films --set dim=128
+      recsys train sasrec --data ./shop --preset short-histories
       recsys train sasrec --data ./films-today --warm-start
     """
     from infra.settings import load_settings
     from recsys.data.dataset import Dataset
     from recsys.data.split import split_dataset
     from recsys.evaluation.report import table
+    from recsys.models import presets
     from recsys.publish import publish
     from recsys.registry import Registry
     from services.cluster import cluster
@@ -93,6 +102,8 @@ def command(
     registry = Registry(settings.models_dir)
     registry.versions(name)  # refuses a name that cannot be one, before hours are spent
     start, base = _start(registry, name, kind) if warm_start else (None, {})
+    if preset is not None:
+        base |= presets.preset(kind, preset)
     model_config = read_config(kind, config, set_ or [], seed, base)
     with nullcontext() if workers == 0 else cluster(quiet=True):
         fitted = fit_with_progress(

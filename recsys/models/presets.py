@@ -1,0 +1,43 @@
+"""Presets: hyper-parameters by what the data is like, where one default does not suit all.
+
+They were chosen on the validation parts of data sets of either sort (benchmarks/RESULTS.md), never
+on a test part.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from infra.errors import RecsysError
+
+LONG_HISTORIES: dict[str, Any] = {
+    "block": "gated",
+    "dim": 128,
+    "dropout": 0.2,
+    "max_length": 200,
+    "batch_size": 64,
+}
+"""Dozens of events a user or more, of items with many events each: films, music, news."""
+
+SHORT_HISTORIES: dict[str, Any] = {
+    "block": "gated",
+    "dim": 128,
+    "dropout": 0.5,
+    "max_length": 50,
+    "batch_size": 128,
+}
+"""A few events a user, of items with a few each: shops. More is dropped, for there is less to
+learn from and more to learn by heart."""
+
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    "sasrec": {"long-histories": LONG_HISTORIES, "short-histories": SHORT_HISTORIES},
+}
+
+
+def preset(kind: str, name: str) -> dict[str, Any]:
+    """A kind's hyper-parameters by the name; raises RecsysError naming those there are."""
+    of_kind = PRESETS.get(kind, {})
+    if name not in of_kind:
+        known = ", ".join(of_kind) or "none, its defaults suit all"
+        raise RecsysError(f"{kind} has no preset {name!r}; there are: {known}")
+    return of_kind[name]
