@@ -18,7 +18,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import venv
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -31,6 +30,7 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 
+from benchmarks.environments import environment
 from infra.settings import Settings
 from recsys.data.dataset import Dataset
 from recsys.data.histories import Histories
@@ -107,7 +107,7 @@ def compare(dataset: Path, state: Path, dims: Sequence[int] = DIMS) -> Iterator[
     popularity = np.bincount(split.train.items, minlength=len(loaded.items))
     data = Data(split, popularity)
     yield _popularity(data)
-    python = _environment(state / "environments" / f"implicit-{IMPLICIT}")
+    python = environment(state, f"implicit-{IMPLICIT}", f"implicit=={IMPLICIT}")
     for dim in dims:
         yield _implicit(data, python, dim)
     for dim in dims:
@@ -182,18 +182,6 @@ def _run_implicit(
         loaded = np.load(found)
         ranked = [loaded[f"top_{n}"].astype(np.int64) for n in range(len(settings))]
         return ranked, loaded["seconds"]
-
-
-def _environment(folder: Path) -> Path:
-    """The Python of a virtual environment that holds implicit, made at the first call."""
-    python = folder / "bin" / "python"
-    made = folder / ".installed"
-    if not made.exists():
-        venv.create(folder, with_pip=True, clear=True)
-        install = ["-m", "pip", "install", "--quiet", f"implicit=={IMPLICIT}"]
-        subprocess.run([str(python), *install], check=True)
-        made.touch()
-    return python
 
 
 def _grid(values: dict[str, Sequence[float]]) -> Iterator[dict[str, float]]:

@@ -1,0 +1,109 @@
+"""One of ours for `train.py`: fit an epoch at a time, and say what it recommends after each.
+
+    python -m benchmarks.train_ours NAME INPUT.npz SETTINGS.json OUTPUT
+
+NAME is `ease` or a kind of model. Input and output are those of `rectools_sasrec.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from recsys.data.histories import Histories
+from recsys.evaluation.metrics import top_k
+from recsys.models.catalog import kind_of
+from recsys.models.model import Alone, Model
+from recsys.models.presets import PRESETS
+
+QUERIES_AT_ONCE = 2048
+EASE_RIDGES = (100.0, 250.0, 500.0, 1000.0, 2000.0)
+
+Scorer = Callable[[Histories], NDArray[np.float32]]
+
+
+def kind(name: str, train: Histories, n_items: int, settings: dict[str, str]) -> Iterator[Scorer]:
+    """A kind of the catalog, after each epoch."""
+    preset = PRESETS.get(name, {}).get(settings["preset"], {})
+    config = kind_of(name).config.model_validate({**preset, "seed": settings["seed"]})
+    fit = kind_of(name).fit(config, train, n_items, Alone(), torch.device("cpu"))
+    for epoch in range(fit.max_epochs):
+        fit.run_epoch(epoch)
+        yield partial(_scores, fit.model())
+
+
+def ease(train: Histories, n_items: int) -> Iterator[Scorer]:
+    """EASE at each λ: with the Gramian G of the items, P = (G + λI)⁻¹ and B_ij = -P_ij / P_jj."""
+    seen = _matrix(train, n_items)
+    gramian = seen.T @ seen
+    for ridge in EASE_RIDGES:
+        inverse = np.linalg.inv(gramian + ridge * np.eye(n_items, dtype=np.float32))
+        weights = inverse / -np.diag(inverse)
+        np.fill_diagonal(weights, 0)
+        yield partial(_weighted, weights)
+
+
+def _scores(model: Model, histories: Histories) -> NDArray[np.float32]:
+    return model.query_vectors(histories) @ model.item_vectors.T
+
+
+def _weighted(weights: NDArray[np.float32], histories: Histories) -> NDArray[np.float32]:
+    return _matrix(histories, len(weights)) @ weights
+
+
+def _matrix(histories: Histories, n_items: int) -> NDArray[np.float32]:
+    """Float32[B, N] of ones: which history holds which item."""
+    dense = np.zeros((len(histories), n_items), np.float32)
+    dense[histories.rows(), histories.items] = 1
+    return dense
+
+
+def _top(scorer: Scorer, histories: Histories, k: int) -> NDArray[np.int64]:
+    """Int64[B, k], the best unseen items of each history."""
+    parts = []
+    for start in range(0, len(histories), QUERIES_AT_ONCE):
+        some = histories.slice(start, min(start + QUERIES_AT_ONCE, len(histories)))
+        scores = scorer(some)
+        scores[some.rows(), some.items] = -np.inf
+        parts.append(top_k(scores, k).items)
+    return np.concatenate(parts)
+
+
+def main() -> None:
+    name, source, settings, output = sys.argv[1:]
+    torch.set_num_threads(os.cpu_count() or 1)
+    given = np.load(source)
+    train = Histories(given["train_offsets"], given["train_items"])
+    asked = Histories(given["asked_offsets"], given["asked_items"])
+    n_items, k = int(given["n_items"]), int(given["k"])
+    if name == "ease":
+        scorers = ease(train, n_items)
+    else:
+        scorers = kind(name, train, n_items, json.loads(Path(settings).read_text(encoding="utf-8")))
+    seconds, started = 0.0, time.perf_counter()
+    for epoch, scorer in enumerate(scorers):
+        seconds += time.perf_counter() - started
+        part = Path(output) / f"{epoch:04d}.part.npz"
+        np.savez(
+            part,
+            validation=_top(scorer, train.take(given["users"]), k),
+            test=_top(scorer, asked, k),
+            seconds=seconds,
+            peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        )
+        part.rename(Path(output) / f"{epoch:04d}.npz")
+        started = time.perf_counter()
+
+
+if __name__ == "__main__":
+    main()
