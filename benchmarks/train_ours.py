@@ -48,7 +48,7 @@ def ease(train: Histories, n_items: int) -> Iterator[Scorer]:
     gramian = seen.T @ seen
     for ridge in EASE_RIDGES:
         inverse = np.linalg.inv(gramian + ridge * np.eye(n_items, dtype=np.float32))
-        weights = inverse / -np.diag(inverse)
+        weights = (inverse / -np.diag(inverse)).astype(np.float32)
         np.fill_diagonal(weights, 0)
         yield partial(_weighted, weights)
 

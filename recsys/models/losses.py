@@ -10,8 +10,8 @@ For P positions with query vectors h_p and the item y_p that came next, with sco
 
 None holds a logit of every position at once: they are made a chunk of positions at a time, and the
 gradients with them, so that backward only scales. O(P·N·D) or O(P·S·D) time in three matrix
-products; O(chunk · N + (P + N)·D) memory. Vectors may be Float32 or BFloat16; sums, softmaxes and
-the losses are Float32.
+products; O(chunk · N + (P + N)·D) memory. Queries may be Float32 or BFloat16, and the products are
+made in their type; sums, softmaxes, the losses and the items' gradients are Float32.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 from torch.autograd import Function
-from torch.nn.functional import softplus
+from torch.nn.functional import embedding, softplus
 
 LOGITS_AT_ONCE = 2**22
 """How many logits are held at a time: 16 MB, which a processor's cache still helps with."""
@@ -42,7 +42,8 @@ class _CrossEntropy(Function):
         ctx: Any, queries: torch.Tensor, items: torch.Tensor, targets: torch.Tensor, n: float
     ) -> torch.Tensor:
         grad_queries = torch.empty_like(queries)
-        grad_items = torch.zeros_like(items, dtype=torch.float32)
+        grad_items = torch.zeros_like(items)
+        items = items.to(queries.dtype)
         loss = queries.new_zeros((), dtype=torch.float32)
         rows = _chunk(len(queries), len(items))
         minus_one = loss.new_full((rows, 1), -1.0)
@@ -56,7 +57,7 @@ class _CrossEntropy(Function):
             gradient = softmax.to(queries.dtype)
             torch.mm(gradient, items, out=grad_queries[start : start + rows])
             grad_items += gradient.T @ some
-        ctx.save_for_backward(grad_queries.div_(n), grad_items.div_(n).to(items.dtype))
+        ctx.save_for_backward(grad_queries.div_(n), grad_items.div_(n))
         return loss / n
 
     @staticmethod
@@ -83,7 +84,8 @@ class _OverDrawn(Function):
         n: float,
     ) -> torch.Tensor:
         grad_queries, grad_wanted = torch.empty_like(queries), torch.empty_like(wanted)
-        grad_drawn = torch.zeros_like(drawn, dtype=torch.float32)
+        grad_drawn = torch.zeros_like(drawn)
+        wanted, drawn = wanted.to(queries.dtype), drawn.to(queries.dtype)
         loss = queries.new_zeros((), dtype=torch.float32)
         rows = _chunk(len(queries), len(drawn))
         for start in range(0, len(queries), rows):
@@ -98,9 +100,7 @@ class _OverDrawn(Function):
             grad_queries[chunk] = by_drawn @ drawn + by_target * right
             grad_wanted[chunk] = by_target * some
             grad_drawn += by_drawn.T @ some
-        ctx.save_for_backward(
-            grad_queries.div_(n), grad_wanted.div_(n), grad_drawn.div_(n).to(drawn.dtype)
-        )
+        ctx.save_for_backward(grad_queries.div_(n), grad_wanted.div_(n), grad_drawn.div_(n))
         return loss / n
 
     @staticmethod
@@ -114,7 +114,7 @@ def cross_entropy(
 ) -> torch.Tensor:
     """The loss over the full catalogue, exact.
 
-    queries: Float[P, D]; items: Float[N, D], same dtype; targets: Int64[P], rows of `items`;
+    queries: Float[P, D]; items: Float32[N, D]; targets: Int64[P], rows of `items`;
     n: what the sum over positions is divided by. Returns a Float32 scalar.
     """
     loss: torch.Tensor = _CrossEntropy.apply(queries, items, targets, n)  # type: ignore[no-untyped-call]
@@ -189,7 +189,9 @@ def _over_drawn(
     pointwise: Pointwise,
     n: float,
 ) -> torch.Tensor:
+    # Not items[targets], whose gradient sums in an order that threads decide.
+    wanted_and_drawn = embedding(targets, items), embedding(negatives, items)
     loss: torch.Tensor = _OverDrawn.apply(  # type: ignore[no-untyped-call]
-        queries, items[targets], items[negatives], targets, negatives, pointwise, n
+        queries, *wanted_and_drawn, targets, negatives, pointwise, n
     )
     return loss

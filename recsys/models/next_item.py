@@ -7,8 +7,8 @@ What `sasrec` and `gru4rec` share, which is all but the network:
 
 One pass over a history answers all its positions (the shifted-sequence objective). The losses
 are those of `losses.py`. Time an epoch: O(positions · N · D) for the loss, until it is sampled,
-and the network's own. Memory: three times the N · D of the embeddings (Adam), and the batch's
-activations.
+and the network's own. Memory: five times the N · D of the embeddings (gradient, average and
+Adam's two moments), and the batch's activations.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ class NextItem(Model):
 class NextItemFit(Fit):
     """Fits a next-item model. Every worker takes its share of each batch's users, and the
     gradients are added up before the step: W workers do what one would with the same `batch_size`,
-    but for the dropout, which each draws by itself."""
+    but for the dropout and the drawn items, which each draws by itself."""
 
     def __init__(
         self,
@@ -248,7 +248,7 @@ class NextItemFit(Fit):
         with torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32):
             hidden = self._network(table, lengths)
         real = torch.arange(table.shape[1], device=self._device) < lengths[:, None]
-        queries, items = hidden[real].to(self._dtype), _items(self._network).to(self._dtype)
+        queries, items = hidden[real].to(self._dtype), _items(self._network)
         wanted = torch.from_numpy(targets).to(self._device)
         if self._loss_name == "cross_entropy":
             return cross_entropy(queries, items, wanted, n)

@@ -155,3 +155,19 @@ def test_tensors_of_another_network_are_refused(
     del tensors["norm.weight"]
     with pytest.raises(ValueError, match=r"norm\.weight"):
         NextItem.restore(config, tensors)
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "sampled_softmax", "gbce"])
+def test_the_same_seed_fits_the_same_model_on_any_threads(loss: str) -> None:
+    config = SasrecConfig(dim=32, loss=loss, negatives=256, min_steps=4)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        fits = [NextItemFit(config, ring(800, 300, 30), 800, Alone(), CPU) for _ in range(2)]
+        for fit in fits:
+            fit.run_epoch(0)
+    finally:
+        torch.set_num_threads(threads)
+    first, second = (fit.model().tensors() for fit in fits)
+    for name, tensor in first.items():
+        np.testing.assert_array_equal(tensor, second[name])
