@@ -88,6 +88,12 @@ class Histories:
         """Int64[nnz]: for each item, the history that it stands in."""
         return np.repeat(np.arange(len(self), dtype=np.int64), self.lengths)
 
+    def transposed(self, n_items: int) -> tuple[Histories, NDArray[np.int64]]:
+        """The n_items rows of who touched each item, by row of history; and Int64[nnz], the
+        position here of each of theirs."""
+        order = np.argsort(self.items, kind="stable")
+        lengths = np.bincount(self.items, minlength=n_items)
+        return Histories.from_lengths(lengths, self.rows()[order]), order
 
 def ragged_positions(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     """The positions starts[i] .. starts[i] + lengths[i] of every run i, laid end to end."""

@@ -134,11 +134,11 @@ class IalsFit(Fit):
         self.max_epochs = config.max_epochs
         seen = _distinct(histories, n_items)
         confidence = _confidence(seen, config.recency / 2)
-        by_item, confidence_by_item = _transposed(seen, confidence, n_items)
+        by_item, order = seen.transposed(n_items)
         pairs = max(len(seen) * n_items, 1)
         self._unobserved = np.float32(config.unobserved_weight * confidence.sum() / pairs)
         self._users = _share(seen, confidence, config.dim, workers, device)
-        self._items = _share(by_item, confidence_by_item, config.dim, workers, device)
+        self._items = _share(by_item, confidence[order], config.dim, workers, device)
         unobserved = float(self._unobserved)
         self._user_ridge = _ridge(config, self._users.lengths, unobserved * n_items)
         self._item_ridge = _ridge(config, self._items.lengths, unobserved * len(seen))
@@ -214,15 +214,6 @@ def _confidence(histories: Histories, recency: float) -> NDArray[np.float32]:
     newest = np.repeat(histories.offsets[1:], histories.lengths)
     ages = newest - np.arange(len(histories.items))  # 1 for the newest
     return (ages.astype(np.float32)) ** np.float32(-recency)
-
-
-def _transposed(
-    histories: Histories, confidence: NDArray[np.float32], n_items: int
-) -> tuple[Histories, NDArray[np.float32]]:
-    """The users of each item, and the same pairs' confidences in that order."""
-    order = np.argsort(histories.items, kind="stable")
-    lengths = np.bincount(histories.items, minlength=n_items)
-    return Histories.from_lengths(lengths, histories.rows()[order]), confidence[order]
 
 
 def _share(

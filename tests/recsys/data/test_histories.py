@@ -30,6 +30,18 @@ def test_it_holds_what_it_was_made_of(rows: list[list[int]]) -> None:
 
 
 @settings(deadline=None)
+@given(lists_of_items)
+def test_transposed_it_says_who_touched_each_item_and_where(rows: list[list[int]]) -> None:
+    histories = Histories.of(rows)
+    touched, positions = histories.transposed(N_ITEMS)
+    assert plain(touched) == [
+        [b for b, row in enumerate(rows) for one in row if one == item] for item in range(N_ITEMS)
+    ]
+    assert histories.items[positions].tolist() == touched.rows().tolist()
+    assert histories.rows()[positions].tolist() == touched.items.tolist()
+
+
+@settings(deadline=None)
 @given(lists_of_items, st.data())
 def test_take_gives_the_rows_in_the_order_asked_for_and_as_often(
     rows: list[list[int]], data: st.DataObject

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from recsys.data.histories import Histories
 from recsys.models.ials import Ials, IalsConfig, IalsFit
-from recsys.models.least_squares import LeastSquares, WeightedRows
 from recsys.models.model import Alone
 from recsys.training.workers import Distributed
 
@@ -109,26 +108,6 @@ def test_the_loss_falls_with_every_sweep() -> None:
     fit = IalsFit(IalsConfig(dim=8), random_histories(200), N_ITEMS, Alone(), CPU)
     losses = [fit.run_epoch(epoch)["loss"] for epoch in range(12)]
     assert all(after < before for before, after in pairwise(losses))
-
-
-@pytest.mark.parametrize("dim", [5, 300], ids=["primal", "dual"])
-def test_rows_of_any_length_are_solved_in_whatever_pieces(
-    dim: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rng = np.random.default_rng(2)
-    lengths = np.array([0, 1, 250, 7, 0, 100, 7, 31])
-    rows = Histories.from_lengths(lengths, rng.integers(400, size=lengths.sum()))
-    confidence = rng.uniform(0.1, 2, size=lengths.sum()).astype(np.float32)
-    vectors = torch.from_numpy(rng.normal(size=(400, dim)).astype(np.float32))
-    solver = LeastSquares(vectors, 0.1 * (vectors.T @ vectors))
-    ridge = torch.linspace(1, 3, len(rows))
-    whole, minimum = solver.solve(WeightedRows(rows, confidence, dim, CPU), ridge)
-    monkeypatch.setattr("recsys.models.least_squares._COLUMNS_AT_ONCE", 13)
-    monkeypatch.setattr("recsys.models.least_squares._FLOATS_AT_ONCE", 1)
-    pieces, same_minimum = solver.solve(WeightedRows(rows, confidence, dim, CPU), ridge)
-    torch.testing.assert_close(pieces, whole, rtol=1e-3, atol=1e-5)
-    assert same_minimum == pytest.approx(minimum, rel=1e-4)
-    assert (whole[[0, 4]] == 0).all()
 
 
 def test_an_item_that_stands_twice_counts_once_where_it_stands_last() -> None:
