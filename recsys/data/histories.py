@@ -95,6 +95,7 @@ class Histories:
         lengths = np.bincount(self.items, minlength=n_items)
         return Histories.from_lengths(lengths, self.rows()[order]), order
 
+
 def ragged_positions(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     """The positions starts[i] .. starts[i] + lengths[i] of every run i, laid end to end."""
     return np.repeat(starts, lengths) + _positions_within(lengths)

@@ -162,11 +162,22 @@ def bootstrap(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Percentile bootstrap interval of the mean over users (Efron 1979), (low, high) Float64[M].
 
-    values: Float64[B, M], M metrics of B users; a resample draws B whole users with
-    replacement, so the M intervals belong to the same resamples. Where few values are distinct,
-    users with the same are drawn as one group of a multinomial, which is the same distribution: of
-    leave-one-out metrics there are no more than k + 1 groups however many users.
-    O(resamples · min(groups, B) · M).
+    values: Float64[B, M], M metrics of B users; the other arguments are those of
+    `resampled_means`.
+    """
+    means = resampled_means(values, resamples=resamples, seed=seed)
+    return interval(means, level)
+
+
+def resampled_means(
+    values: NDArray[np.float64], *, resamples: int = 1000, seed: int = 0
+) -> NDArray[np.float64]:
+    """Float64[resamples, M]: the means over users of values Float64[B, M], resampled.
+
+    A resample draws B whole users with replacement, so the M means of a row belong together.
+    Where few values are distinct, users with the same are drawn as one group of a multinomial,
+    which is the same distribution: of leave-one-out metrics there are no more than k + 1 groups
+    however many users. O(resamples · min(groups, B) · M).
     """
     groups, counts = np.unique(values, axis=0, return_counts=True)
     total = len(values)
@@ -182,6 +193,13 @@ def bootstrap(
         )
     else:
         sums = np.stack([values[rng.integers(total, size=total)].sum(0) for _ in range(resamples)])
+    return sums / total
+
+
+def interval(
+    resampled: NDArray[np.float64], level: float = 0.95
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The middle `level` of resampled values Float64[resamples, M], (low, high) Float64[M]."""
     tail = (1 - level) / 2
-    low, high = np.quantile(sums / total, [tail, 1 - tail], axis=0)
+    low, high = np.quantile(resampled, [tail, 1 - tail], axis=0)
     return low, high
