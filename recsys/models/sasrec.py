@@ -24,7 +24,10 @@ class SasrecConfig(NextItemConfig):
 
     kind: ClassVar[str] = "sasrec"
 
-    block: Literal["classic", "gated"] = "classic"
+    dim: int = Field(128, ge=1)
+    """Length of an item vector."""
+
+    block: Literal["classic", "gated"] = "gated"
     """The kind of block: the first paper's, or the gated one of LiGR with a SwiGLU."""
 
     blocks: int = Field(2, ge=1)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 NAME = "demo"
 KINDS = ("popularity", "ials", "sasrec")
-EPOCHS = {"sasrec": 20}
+EPOCHS = {"sasrec": 12}
 """So many passes show what a model can do; `recsys train` goes on until validation stops it."""
 
 
@@ -85,7 +85,7 @@ def command(
             queue_line(settings),
             f"Start it again: RECSYS_STATE_DIR={settings.state_dir} recsys serve",
         )
-        out.print(*lines, sep="\n", markup=False)
+        out.print(*lines, sep="\n", markup=False, soft_wrap=True)
         if not once:
             out.print("Ctrl-C stops.")
             wait_for_stop()

@@ -45,7 +45,7 @@ def command(
             )
         url = escape(server.url)
         out.print(f"Listening on [bold]{url}[/] (API documentation at {url}/docs)")
-        out.print(f"{queue_line(settings)} Ctrl-C stops.", markup=False)
+        out.print(f"{queue_line(settings)} Ctrl-C stops.", markup=False, soft_wrap=True)
         wait_for_stop()
         err.print("Stopping ...")
 
