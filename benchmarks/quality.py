@@ -1,6 +1,6 @@
 """How well the models recommend: popularity and iALS, beside `implicit` on the same split.
 
-    python -m benchmarks.quality DATASET
+    recsys bench quality DATASET
 
 Leave one out, full-catalogue ranking, seen items masked. For `implicit` and for ours alike, each
 dimension's settings are chosen from a grid by NDCG@10 on the validation part; the test part is
@@ -190,7 +190,7 @@ def _grid(values: dict[str, Sequence[float]]) -> Iterator[dict[str, float]]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__)
+    parser = argparse.ArgumentParser(prog="recsys bench quality", description=__doc__)
     parser.add_argument("dataset", type=Path, help="a Dataset folder, of `recsys data import`")
     parser.add_argument("--dims", type=int, nargs="+", default=DIMS)
     arguments = parser.parse_args(argv)
@@ -231,7 +231,7 @@ def _surroundings(arguments: argparse.Namespace, seconds: float) -> dict[str, An
     """What someone who repeats it needs to know."""
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "numpy"))
     return {
-        "command": f"python -m benchmarks.quality {' '.join(sys.argv[1:])}",
+        "command": f"recsys bench quality {' '.join(sys.argv[1:])}",
         "machine": f"{os.cpu_count()} cores, {platform.machine()}",
         "versions": f"Python {platform.python_version()}, {packages}, implicit {IMPLICIT}",
         "seconds": f"{seconds:.0f}",

@@ -1,6 +1,6 @@
 """How many recommendations a second are served, and how long each takes.
 
-    python -m benchmarks.serving [--seconds 10] [--connections 1 8 32]
+    recsys bench serving [--seconds 10] [--connections 1 8 32]
 
 Fits a small iALS (600 items) on made-up data and serves it on this machine, through HAProxy and
 then through Ray Serve's proxy in Python. A process of its own asks in a closed loop: each
@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--connections", type=int, nargs="+", default=[1, 8, 32])
     options = parser.parse_args()
     console = Console()
-    console.print(f"$ python -m benchmarks.serving {' '.join(sys.argv[1:])}")
+    console.print(f"$ recsys bench serving {' '.join(sys.argv[1:])}")
     console.print(_machine())
     with tempfile.TemporaryDirectory() as folder:
         rows = list(measure(Path(folder), options.seconds, options.connections))

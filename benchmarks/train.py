@@ -1,6 +1,6 @@
 """How good a model is after how much training: ours and the peers', on one split, in one run.
 
-    python -m benchmarks.train DATASET [--models ease ials sasrec implicit rectools] [--minutes 30]
+    recsys bench train DATASET [--models ease ials sasrec implicit rectools] [--minutes 30]
 
 Leave one out, full-catalogue ranking, seen items masked. Each contender trains alone, with all
 cores, in a process of its own, an epoch at a time; after each epoch it is ranked on the validation
@@ -194,7 +194,7 @@ def _epochs(process: subprocess.Popen[bytes], output: Path, log: Path) -> Iterat
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.train", description=__doc__)
+    parser = argparse.ArgumentParser(prog="recsys bench train", description=__doc__)
     parser.add_argument("dataset", type=Path, help="a Dataset folder, of `recsys data import`")
     parser.add_argument("--models", nargs="+", default=("ease", "ials", "sasrec", "rectools"))
     parser.add_argument("--minutes", type=float, default=30, help="of training, each")
@@ -217,7 +217,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"validation NDCG@{K}",
         options.plot,
     )
-    console.print(f"command   python -m benchmarks.train {' '.join(sys.argv[1:])}", soft_wrap=True)
+    console.print(f"command   recsys bench train {' '.join(sys.argv[1:])}", soft_wrap=True)
     console.print(
         f"machine   {os.cpu_count()} cores, {platform.machine()}, torch {version('torch')}"
     )

@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from infra.errors import RecsysError
 from services.cli import (
+    bench,
     data,
     demo,
     doctor,
@@ -41,6 +42,9 @@ app = typer.Typer(
 )
 for module in (demo, doctor, train, evaluate, serve, recommend):
     app.command(name=module.NAME)(module.command)
+app.command(
+    name=bench.NAME, context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
+)(bench.command)
 for module in (data, index, models, events):
     app.add_typer(module.app, name=module.NAME)
 

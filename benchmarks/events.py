@@ -1,6 +1,6 @@
 """How fast events are imported, and in how much memory.
 
-    python -m benchmarks.import_events [ROWS]
+    recsys bench events [ROWS]
 
 writes a CSV file of MovieLens' shape (20 million ratings unless told, by 140,000 users of 27,000
 films) into a temporary folder and imports it with `recsys data import`'s function in a process of
@@ -68,7 +68,7 @@ def main() -> None:
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     python = platform.python_version()
     report = {
-        "command": f"python -m benchmarks.import_events {n_rows}",
+        "command": f"recsys bench events {n_rows}",
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {python}",
         "file": f"{size / 2**20:,.0f} MiB, {n_rows:,} rows",
         "seconds": f"{seconds:.1f}",

@@ -1,0 +1,40 @@
+"""`recsys bench`: measure this machine, beside the peers where there are any."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from typing import Annotated
+
+import typer
+
+from infra.errors import RecsysError
+
+NAME = "bench"
+
+BENCHMARKS = {
+    "train": "quality against time of training: ours, EASE and RecTools on one split",
+    "quality": "popularity and iALS beside implicit, each at its best, on one split",
+    "serving": "answers a second over HTTP and the queue, and how long each takes",
+    "events": "how fast events are imported, and in how much memory",
+}
+
+
+def command(
+    context: typer.Context,
+    benchmark: Annotated[
+        str, typer.Argument(help="; ".join(f"[bold]{k}[/]: {v}" for k, v in BENCHMARKS.items()))
+    ],
+) -> None:
+    """Measure, and print the command, the machine, the versions and the ratios with the figures.
+
+    What stands after the name goes to the benchmark; with --help there it says what it takes.
+    Peers are installed into virtual environments of their own under the state folder.
+
+      recsys bench train ./ml-1m --models ease ials sasrec rectools
+      recsys bench serving -- --help
+    """
+    if benchmark not in BENCHMARKS:
+        raise RecsysError(f"there is no benchmark {benchmark!r}; there are {', '.join(BENCHMARKS)}")
+    sys.argv = [f"recsys bench {benchmark}", *context.args]
+    runpy.run_module(f"benchmarks.{benchmark}", run_name="__main__", alter_sys=False)
