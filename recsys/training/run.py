@@ -50,11 +50,11 @@ class Identity(BaseModel):
     protocol: str
     """How the Dataset is split."""
 
-    start: str | None
-    """The name of the fitted model that it began from; None for a run from nothing."""
-
     in_process: bool
     """Whether it trains without workers, which keeps its checkpoints in another place."""
+
+    start: str | None = None
+    """The name of the fitted model that it began from; None for a run from nothing."""
 
 
 @contextmanager
