@@ -1,4 +1,4 @@
-"""iALS: implicit alternating least squares, solved exactly, over any number of workers.
+"""iALS: implicit alternating least squares, over any number of workers.
 
 The matrix factorisation of Hu, Koren & Volinsky (ICDM 2008) as Rendle, Krichene, Zhang & Koren
 revisited it ("Revisiting the Performance of iALS on Item Recommendation Benchmarks", 2021, arXiv
@@ -8,20 +8,24 @@ items of u and the users of i, M users, N items, and w_u, h_i in R^D, it minimis
     L(W, H) =  Σ_{(u,i) in S} c_ui (w_u·h_i - 1)²  +  α₀ Σ_u Σ_i (w_u·h_i)²
              + λ Σ_u (|I_u| + α₀N)^ν |w_u|²  +  λ Σ_i (|U_i| + α₀M)^ν |h_i|².
 
-With the other side fixed each row is one ridge regression (`least_squares.py`):
+With the other side fixed each row is one ridge regression:
 
     ( Σ_{i in I_u} c_ui h_i h_iᵀ + α₀HᵀH + λ(|I_u| + α₀N)^ν I )  w_u  =  Σ_{i in I_u} c_ui h_i
+
+A sweep takes every row STEPS steps of conjugate gradients nearer to its solution, from where it
+is (`conjugate_gradients.py`): as the other side moves too, more would be wasted.
 
 S is a set: an item that a history holds several times counts once, where it stands last. How
 often one comes back to an item says little about what comes next, and seen items are masked.
 
-A query is the same equation with H fixed (fold-in), so no user is stored. To ask for the *next*
+A query is the same equation with H fixed, solved exactly (`least_squares.py`), so no user is
+stored. To ask for the *next*
 item rather than for any, the a-th newest item of a history has the confidence (1 + a)^-recency
 in a query, and half of that exponent in training. The paper has c = 1 (recency 0).
 
 Good at: sparse data, short training, long histories; the vectors make good similar items. Bad at:
-the order of items beyond "newer counts more". Time a sweep: O(|S|·D² + (M + N)·D³), less for rows
-shorter than D. Memory: |S| pairs twice and (M + N)·D floats on each worker.
+the order of items beyond "newer counts more". Time a sweep: O((|S|·D + (M + N)·D²) · STEPS).
+Memory: |S| pairs twice and a few times (M + N)·D floats on each worker.
 
 Workers share the sweep as ALX does (Mehta et al. 2021, arXiv 2112.02194): each solves its users,
 then its items, factors are gathered and Gramians are summed.
@@ -39,8 +43,12 @@ from pydantic import Field
 
 from recsys.data.histories import Histories
 from recsys.data.vocabulary import UNKNOWN
+from recsys.models.conjugate_gradients import SparseRows, improve
 from recsys.models.least_squares import LeastSquares, WeightedRows
 from recsys.models.model import Fit, Model, ModelConfig, Tensors, Workers
+
+STEPS = 2
+"""Of conjugate gradients, of every row in a sweep."""
 
 
 class IalsConfig(ModelConfig):
@@ -66,7 +74,7 @@ class IalsConfig(ModelConfig):
     """How much more a history's newer items count: the a-th newest weighs (1 + a)^-recency in a
     query. 0 asks for items that suit the whole history, in any order."""
 
-    max_epochs: int = Field(12, ge=1)
+    max_epochs: int = Field(24, ge=1)
     """Sweeps over all users and items, if validation does not stop the fit before."""
 
 
@@ -116,10 +124,7 @@ class Ials(Model):
 
 
 class IalsFit(Fit):
-    """One epoch is one sweep: all users from the items, then all items from the users.
-
-    The items' vectors are all that one sweep hands to the next, so they are all the state.
-    """
+    """One epoch is one sweep: all users from the items, then all items from the users."""
 
     def __init__(
         self,
@@ -137,14 +142,18 @@ class IalsFit(Fit):
         by_item, order = seen.transposed(n_items)
         pairs = max(len(seen) * n_items, 1)
         self._unobserved = np.float32(config.unobserved_weight * confidence.sum() / pairs)
-        self._users = _share(seen, confidence, config.dim, workers, device)
-        self._items = _share(by_item, confidence[order], config.dim, workers, device)
+        self._own_users = _share(seen, workers)
+        self._own_items = _share(by_item, workers)
+        self._users = _sparse(seen, confidence, self._own_users, n_items, device)
+        self._items = _sparse(by_item, confidence[order], self._own_items, len(seen), device)
         unobserved = float(self._unobserved)
         self._user_ridge = _ridge(config, self._users.lengths, unobserved * n_items)
         self._item_ridge = _ridge(config, self._items.lengths, unobserved * len(seen))
         generator = torch.Generator().manual_seed(config.seed)
         start = torch.randn(n_items, config.dim, generator=generator) * 0.1 / config.dim**0.5
+        start[np.bincount(seen.items, minlength=n_items) == 0] = 0
         self._vectors = start.to(device)
+        self._user_vectors = torch.zeros(len(seen), config.dim, device=device)
 
     def warm_start(self, tensors: Tensors, rows: NDArray[np.int64]) -> None:
         before = tensors.get("item_vectors")
@@ -157,14 +166,16 @@ class IalsFit(Fit):
 
     def run_epoch(self, epoch: int) -> dict[str, float]:
         """The loss is L(W, H) after the sweep, over the number of pairs in S."""
-        users, _ = self._solve(self._users, self._user_ridge, self._vectors)
+        before = self._user_vectors[self._own_users]
+        users, _ = self._improve(self._users, self._user_ridge, self._vectors, before)
         user_penalty = (self._user_ridge @ users.square().sum(dim=1)).double()
-        users = self._workers.concatenate(users)
-        # The items' minima hold every term of L but the users' penalty.
-        items, minima = self._solve(self._items, self._item_ridge, users)
+        self._user_vectors = self._workers.concatenate(users)
+        before = self._vectors[self._own_items]
+        # What the items minimise holds every term of L but the users' penalty.
+        items, rest = self._improve(self._items, self._item_ridge, self._user_vectors, before)
         self._vectors = self._workers.concatenate(items)
         pairs = float(self._items.lengths.sum())
-        own = torch.tensor([float(user_penalty) + minima, pairs], dtype=torch.float64)
+        own = torch.tensor([float(user_penalty) + rest, pairs], dtype=torch.float64)
         loss, pairs = self._workers.sum(own.to(items.device)).tolist()
         return {"loss": loss / max(pairs, 1)}
 
@@ -172,25 +183,23 @@ class IalsFit(Fit):
         return Ials(self._config, self._vectors.cpu().numpy(), self._unobserved)
 
     def state(self) -> dict[str, torch.Tensor]:
-        return {"item_vectors": self._vectors.clone()}
+        return {"item_vectors": self._vectors.clone(), "user_vectors": self._user_vectors.clone()}
 
     def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
-        vectors = state["item_vectors"]
-        if vectors.shape != self._vectors.shape:
-            raise ValueError(
-                f"the state's item_vectors have shape {list(vectors.shape)}, this fit's have "
-                f"{list(self._vectors.shape)}"
-            )
-        self._vectors = vectors.to(self._vectors)
+        for name, own in (("item_vectors", self._vectors), ("user_vectors", self._user_vectors)):
+            if name not in state or state[name].shape != own.shape:
+                raise ValueError(f"the state needs {name} of shape {list(own.shape)}")
+        self._vectors = state["item_vectors"].to(self._vectors)
+        self._user_vectors = state["user_vectors"].to(self._user_vectors)
 
-    def _solve(
-        self, rows: WeightedRows, ridge: torch.Tensor, others: torch.Tensor
+    def _improve(
+        self, rows: SparseRows, ridge: torch.Tensor, others: torch.Tensor, before: torch.Tensor
     ) -> tuple[torch.Tensor, float]:
         """This worker's rows given all vectors of the other side, whose Gramian the workers
         share."""
         own = others.tensor_split(self._workers.size)[self._workers.rank]
-        gramian = self._workers.sum(own.T @ own)
-        return LeastSquares(others, float(self._unobserved) * gramian).solve(rows, ridge)
+        gramian = float(self._unobserved) * self._workers.sum(own.T @ own)
+        return improve(rows, ridge, others, gramian, before, STEPS)
 
 
 def _ridge(config: IalsConfig, lengths: torch.Tensor, unobserved: float) -> torch.Tensor:
@@ -216,17 +225,21 @@ def _confidence(histories: Histories, recency: float) -> NDArray[np.float32]:
     return (ages.astype(np.float32)) ** np.float32(-recency)
 
 
-def _share(
-    rows: Histories,
-    confidence: NDArray[np.float32],
-    dim: int,
-    workers: Workers,
-    device: torch.device,
-) -> WeightedRows:
+def _share(rows: Histories, workers: Workers) -> slice:
     """This worker's run of the rows, such that all workers have about the same work."""
     work = np.cumsum(rows.lengths + 1)
     cuts = np.searchsorted(work, work[-1:] * np.arange(1, workers.size) / workers.size)
     cuts = np.concatenate([[0], cuts, [len(rows)]])
-    start, stop = cuts[workers.rank], cuts[workers.rank + 1]
-    of_share = confidence[rows.offsets[start] : rows.offsets[stop]]
-    return WeightedRows(rows.slice(int(start), int(stop)), of_share, dim, device)
+    return slice(int(cuts[workers.rank]), int(cuts[workers.rank + 1]))
+
+
+def _sparse(
+    rows: Histories,
+    confidence: NDArray[np.float32],
+    share: slice,
+    n_columns: int,
+    device: torch.device,
+) -> SparseRows:
+    """A run of the rows, with the confidences of all rows' items."""
+    of_share = confidence[rows.offsets[share.start] : rows.offsets[share.stop]]
+    return SparseRows(rows.slice(share.start, share.stop), of_share, n_columns, device)
