@@ -16,17 +16,18 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys.data.histories import Histories
 from recsys.data.ratings import Ratings
 from recsys.evaluation import metrics
 from recsys.evaluation.report import Estimate, Report
-from recsys.models.rating_model import RatingModel
 
-Fit = Callable[[Ratings], RatingModel]
-"""A model of the ratings that it is called with."""
+Predictor = Callable[[Ratings, Histories], NDArray[np.float32]]
+"""Learns from all ratings that are known and predicts, Float32[nnz], what the same users would
+give the items that are asked for, row for row."""
 
 
 def cross_validate(
-    fit: Fit, ratings: Ratings, *, folds: int = 5, resamples: int = 1000, seed: int = 0
+    predict: Predictor, ratings: Ratings, *, folds: int = 5, resamples: int = 1000, seed: int = 0
 ) -> Report:
     """Predict each fold of the ratings from the others, and measure; the seed draws the folds.
 
@@ -37,28 +38,26 @@ def cross_validate(
     fold_of = ratings.folds(folds, seed)
     predicted = np.empty_like(ratings.values)
     for fold in range(folds):
-        predicted[fold_of == fold] = held_out(fit, ratings, fold_of == fold)
+        asked = fold_of == fold
+        predicted[asked] = predict(ratings.where(~asked), ratings.where(asked).histories)
     protocol = f"{folds}-fold cross-validation over ratings, seed {seed}"
     return assess(predicted, ratings, protocol=protocol, resamples=resamples, seed=seed)
 
 
-def leave_last_out(fit: Fit, ratings: Ratings, *, resamples: int = 1000, seed: int = 0) -> Report:
-    """Predict each user's last rating from all that came before it, and measure.
+def leave_last_out(
+    predict: Predictor, ratings: Ratings, *, resamples: int = 1000, seed: int = 0
+) -> Report:
+    """Predict each user's last rating from all others, and measure.
 
     Users of a single rating are only learnt from. Raises ValueError if there are no others.
     """
     last = ratings.last()
     if not last.any():
         raise ValueError("no user has two ratings or more, so none can be held out")
+    asked = ratings.where(last)
+    predicted = predict(ratings.where(~last), asked.histories)
     protocol = "leave the last rating out"
-    predicted = held_out(fit, ratings, last)
-    return assess(predicted, ratings.where(last), protocol=protocol, resamples=resamples, seed=seed)
-
-
-def held_out(fit: Fit, ratings: Ratings, asked: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Float32[asked.sum()]: the ratings where Bool[nnz] holds, predicted from all others."""
-    known = ratings.where(~asked)
-    return fit(known).predict(known, ratings.where(asked).histories)
+    return assess(predicted, asked, protocol=protocol, resamples=resamples, seed=seed)
 
 
 def assess(

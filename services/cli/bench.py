@@ -16,6 +16,7 @@ BENCHMARKS = {
     "train": "quality against time of training: ours, EASE and RecTools on one split",
     "als": "seconds of iALS to the loss at which implicit ends",
     "quality": "popularity and iALS beside implicit, each at its best, on one split",
+    "ratings": "rating prediction beside Surprise on the same folds",
     "serving": "answers a second over HTTP and the queue, and how long each takes",
     "events": "how fast events are imported, and in how much memory",
 }
