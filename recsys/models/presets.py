@@ -13,7 +13,7 @@ from infra.errors import RecsysError
 LONG_HISTORIES: dict[str, Any] = {
     "block": "gated",
     "dim": 128,
-    "dropout": 0.2,
+    "dropout": 0.3,
     "max_length": 200,
     "batch_size": 64,
 }

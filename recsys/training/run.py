@@ -80,6 +80,7 @@ def prepare(folder: Path, identity: Identity, *, resume: bool) -> None:
     Raises BadRun, and deletes nothing, if anything but a run is in the folder, or if the run to
     resume is of something else.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     names = sorted(entry.name for entry in folder.iterdir() if entry.name != LOCK)
     strangers = [name for name in names if name not in _OURS and not name.startswith(UNFINISHED)]
     if strangers:

@@ -85,7 +85,7 @@ def test_a_run_from_a_fitted_model_is_as_good_after_an_epoch_and_resumes(
     run = tmp_path / "run"
     warm = fit(SMALL, ring, run_dir=run, workers=0, epochs=1, start=start)
     assert warm.history[0].ndcg > 0.9
-    assert warm.history[0].loss < before.history[0].loss / 2
+    assert warm.history[0].loss < 0.75 * before.history[0].loss
     resumed = fit(SMALL, ring, run_dir=run, workers=0, epochs=2, start=start, resume=True)
     assert resumed.starts == 2
     with pytest.raises(BadRun, match="start was 'sasrec v0001' and is now None"):
