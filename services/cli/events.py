@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +15,8 @@ from services.cli.options import Url, typed_as
 
 NAME = "events"
 app = typer.Typer(
-    help="What users did: send it to a running service, or load a Dataset's histories.",
+    help="What users did: send it to a running service, load a Dataset's histories, or export what "
+    "was told as training data.",
     no_args_is_help=True,
 )
 
@@ -63,3 +66,51 @@ def load(
         print_json({"users": users})
     else:
         out.print(f"{users:,} histories are in Redis.")
+
+
+@app.command()
+def export(
+    destination: Annotated[Path, typer.Argument(help="The Dataset folder to make.")],
+    data: Annotated[
+        Path | None, typer.Option(help="A Dataset whose events come first, and its catalogue.")
+    ] = None,
+    after: Annotated[
+        str, typer.Option(help="Only what was told after this place, which the last export named.")
+    ] = "0-0",
+    as_json: AsJson = False,
+) -> None:
+    """Make training data of what the service was told, to go on training from.
+
+    recsys events export ./clicks-today --data ./clicks
+    recsys train sasrec --data ./clicks-today --warm-start
+    """
+    import pyarrow.parquet as pq
+
+    from infra.redis import connect, redis_server
+    from infra.settings import load_settings
+    from recsys.data.dataset import EVENTS, Dataset, write_dataset
+    from services.told_events import ToldEvents
+
+    if not re.fullmatch(r"\d+-\d+", after):
+        raise typer.BadParameter("a place looks as 1732406400000-0", param_hint="--after")
+    settings = load_settings()
+    base = None if data is None else Dataset.load(data)
+    with redis_server(settings) as url:
+        redis = connect(url)
+        try:
+            told = ToldEvents(redis, settings.namespace, after)
+            before = () if data is None else pq.ParquetFile(data / EVENTS).iter_batches()
+            info = write_dataset(
+                destination,
+                chain(before, told),
+                None if base is None else base.catalogue,
+                f"{settings.namespace}:events after {after}" + (f", and {data}" if data else ""),
+            )
+        finally:
+            redis.close()
+    new = info.events - (0 if base is None else base.info.events)
+    if as_json:
+        print_json({**info.model_dump(mode="json"), "told": new, "last": told.last})
+    else:
+        out.print(f"{new:,} events were told, {info.events:,} are in {destination}.", markup=False)
+        out.print(f"The next export's new ones: --after {told.last}")
