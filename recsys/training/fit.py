@@ -2,14 +2,13 @@
 
 The loop knows no model and a model knows no loop: each worker makes the kind's `Fit`, runs it an
 epoch at a time, validates, and reports a checkpoint. When NDCG@10 on the validation part has not
-risen for `PATIENCE` epochs, it stops; the best epoch's model is the result. When a worker dies,
+risen for some epochs, it stops; the best epoch's model is the result. When a worker dies,
 Ray Train starts the workers anew and they go on from the last checkpoint that was committed.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import resource
 import shutil
 import signal
@@ -31,10 +30,10 @@ from infra.errors import RecsysError
 from infra.storage import atomic_folder
 from recsys.data.dataset import Dataset, read_info
 from recsys.data.split import split_dataset
-from recsys.evaluation.protocol import validate
 from recsys.models.catalog import kind_of
-from recsys.models.model import Fit, Model, ModelConfig, Tensors
+from recsys.models.model import Model, ModelConfig, Tensors
 from recsys.training.checkpoint import Checkpoint, EpochReport, Progress
+from recsys.training.epochs import finished, next_epoch
 from recsys.training.local_ray import LOOPBACK, connected
 from recsys.training.run import (
     IN_PROCESS,
@@ -50,9 +49,6 @@ from recsys.training.run import (
 )
 from recsys.training.start import Start
 from recsys.training.workers import current_workers
-
-PATIENCE = 8
-"""Epochs without a better validation metric after which a fit stops."""
 
 MAX_FAILURES = 3
 """How often the workers are started anew after one has died."""
@@ -259,18 +255,9 @@ def _train_epochs(options: dict[str, Any]) -> None:
     progress = progress.model_copy(update={"starts": progress.starts + 1})
     earlier = progress.core_seconds
     max_epochs = options["epochs"] or fitting.max_epochs
-    while not _finished(progress, max_epochs):
-        began = time.monotonic()
-        epoch = len(progress.history)
-        logs = _one_epoch(fitting, epoch)
-        model = fitting.model()
-        ndcg = validate(model, split.validation, workers)["ndcg@10"]
-        report = EpochReport(
-            epoch=epoch,
-            max_epochs=max_epochs,
-            loss=logs["loss"],
-            ndcg=ndcg,
-            seconds=time.monotonic() - began,
+    while not finished(progress, max_epochs):
+        report, model = next_epoch(
+            fitting, split.validation, workers, progress=progress, max_epochs=max_epochs
         )
         used = torch.tensor([[_core_seconds() - cores_before, _peak_rss_mb()]], dtype=torch.float64)
         core_seconds, rss_mb = workers.concatenate(used).unbind(1)
@@ -281,7 +268,7 @@ def _train_epochs(options: dict[str, Any]) -> None:
                 "peak_rss_mb": max(progress.peak_rss_mb, rss_mb.max().item()),
             }
         )
-        if progress.best_epoch == epoch:
+        if progress.best_epoch == report.epoch:
             best = model.tensors()
         assert best is not None
         checkpoint = Checkpoint(fitting.state(), best, progress)
@@ -292,27 +279,6 @@ def _train_epochs(options: dict[str, Any]) -> None:
         if workers.rank == 0:
             with (run_dir / REPORTS).open("a", encoding="utf-8") as file:
                 file.write(report.model_dump_json() + "\n")
-
-
-def _one_epoch(fitting: Fit, epoch: int) -> dict[str, float]:
-    """Run it; raises RecsysError if the numbers have left what floats can hold."""
-    try:
-        logs = fitting.run_epoch(epoch)
-    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
-        raise RecsysError(
-            f"the fit failed in epoch {epoch + 1}: {error}. Raise regularization"
-        ) from None
-    if not math.isfinite(logs["loss"]):
-        raise RecsysError(
-            f"the fit diverged in epoch {epoch + 1}, its loss is {logs['loss']}: lower "
-            "learning_rate, or raise regularization"
-        )
-    return logs
-
-
-def _finished(progress: Progress, max_epochs: int) -> bool:
-    done = len(progress.history)
-    return done >= max_epochs or (done > 0 and done - 1 - progress.best_epoch >= PATIENCE)
 
 
 def _report(checkpoint: Checkpoint, rank: int) -> None:

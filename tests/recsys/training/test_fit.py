@@ -12,8 +12,8 @@ from infra.errors import RecsysError
 from recsys.data.dataset import EVENTS_SCHEMA, Dataset, write_dataset
 from recsys.models.popularity import PopularityConfig
 from recsys.models.sasrec import SasrecConfig
-from recsys.training import fit as fit_module
 from recsys.training.checkpoint import STATE, EpochReport
+from recsys.training.epochs import PATIENCE
 from recsys.training.fit import TrainingFailed, fit
 from recsys.training.run import BadRun, held
 from recsys.training.start import Start
@@ -54,7 +54,7 @@ def test_the_same_seed_gives_the_same_model(ring: Path, tmp_path: Path) -> None:
 def test_it_stops_when_validation_no_longer_rises(ring: Path, tmp_path: Path) -> None:
     config = SMALL.model_copy(update={"learning_rate": 1e-12, "max_epochs": 50})
     result = fit(config, ring, run_dir=tmp_path / "run", workers=0)
-    assert len(result.history) == result.best_epoch + 1 + fit_module.PATIENCE
+    assert len(result.history) == result.best_epoch + 1 + PATIENCE
 
 
 def test_a_resumed_run_goes_on_after_its_last_epoch_as_if_never_stopped(
