@@ -10,18 +10,26 @@ which it reads item after item. Time an epoch beside the loss: O(positions · (D
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from recsys.models.nets import Recurrent
 from recsys.models.next_item import NextItemConfig
+from recsys.models.ranges import Between, OneOf, Range
 
 
 class Gru4recConfig(NextItemConfig):
     """Hyper-parameters of GRU4Rec."""
 
     kind: ClassVar[str] = "gru4rec"
+    ranges: ClassVar[Mapping[str, Range]] = {
+        **NextItemConfig.ranges,
+        "cell": OneOf(("gru", "lstm")),
+        "hidden": OneOf((64, 128, 256, 512)),
+        "layers": Between(1, 3),
+    }
 
     cell: Literal["gru", "lstm"] = "gru"
     """The recurrent cell."""

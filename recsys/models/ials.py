@@ -46,6 +46,7 @@ from recsys.data.vocabulary import UNKNOWN
 from recsys.models.conjugate_gradients import SparseRows, improve
 from recsys.models.least_squares import LeastSquares, WeightedRows
 from recsys.models.model import Fit, Model, ModelConfig, Tensors, Workers
+from recsys.models.ranges import Between, Range
 
 STEPS = 1
 """Of conjugate gradients, of every row in a sweep. On MovieLens 1M one is the fastest to any loss:
@@ -57,6 +58,13 @@ class IalsConfig(ModelConfig):
     100K, 1M and latest-small and Amazon Beauty together (benchmarks/RESULTS.md)."""
 
     kind: ClassVar[str] = "ials"
+    ranges: ClassVar[Mapping[str, Range]] = {
+        "dim": Between(16, 512, log=True),
+        "unobserved_weight": Between(1.0, 100.0, log=True),
+        "regularization": Between(0.003, 3.0, log=True),
+        "regularization_exponent": Between(0.0, 1.0),
+        "recency": Between(0.0, 2.0),
+    }
 
     dim: int = Field(128, ge=1)
     """Length of an item vector, D."""

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from recsys.data.histories import Histories
+from recsys.models.ranges import Range
 
 Tensors = Mapping[str, NDArray[np.float32]]
 
@@ -29,6 +30,9 @@ class ModelConfig(BaseModel):
 
     kind: ClassVar[str]
     """The name of the model and of the space it makes."""
+
+    ranges: ClassVar[Mapping[str, Range]] = {}
+    """What `recsys tune` tries for each hyper-parameter that is worth a search."""
 
     seed: int = Field(0, ge=0, lt=2**63)
     """Seed of every random choice of the fit; the same seed gives the same model."""

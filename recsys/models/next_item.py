@@ -16,7 +16,7 @@ from __future__ import annotations
 import copy
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from typing import Literal, Self, cast
+from typing import ClassVar, Literal, Self, cast
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ from recsys.models.losses import cross_entropy, gbce, sampled_softmax
 from recsys.models.model import Fit, Model, ModelConfig, Tensors, Workers
 from recsys.models.nets import Recurrent, SelfAttention
 from recsys.models.precision import fast_dtype
+from recsys.models.ranges import Between, OneOf, Range
 
 POSITIONS_AT_ONCE = 2**14
 """Items, padding included, that go through the network together when a model answers."""
@@ -48,6 +49,14 @@ Network = SelfAttention | Recurrent
 
 class NextItemConfig(ModelConfig):
     """Hyper-parameters of all next-item models."""
+
+    ranges: ClassVar[Mapping[str, Range]] = {
+        "dim": OneOf((32, 64, 128, 256)),
+        "max_length": OneOf((25, 50, 100, 200)),
+        "dropout": Between(0.0, 0.6),
+        "learning_rate": Between(1e-4, 1e-2, log=True),
+        "batch_size": OneOf((32, 64, 128, 256)),
+    }
 
     dim: int = Field(64, ge=1)
     """Length of an item vector."""

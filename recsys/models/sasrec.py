@@ -11,18 +11,26 @@ order. Time an epoch beside the loss: O(positions · (L·D + D²) · blocks).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from recsys.models.nets import SelfAttention
 from recsys.models.next_item import NextItemConfig
+from recsys.models.ranges import Between, OneOf, Range
 
 
 class SasrecConfig(NextItemConfig):
     """Hyper-parameters of SASRec."""
 
     kind: ClassVar[str] = "sasrec"
+    ranges: ClassVar[Mapping[str, Range]] = {
+        **NextItemConfig.ranges,
+        "block": OneOf(("classic", "gated")),
+        "blocks": Between(1, 4),
+        "heads": OneOf((1, 2, 4)),
+    }
 
     dim: int = Field(128, ge=1)
     """Length of an item vector."""
