@@ -21,6 +21,7 @@ from services.cli import (
     recommend,
     serve,
     train,
+    tune,
 )
 from services.cli.console import err, told
 
@@ -40,7 +41,7 @@ app = typer.Typer(
     epilog="Start with [bold]recsys demo[/]. Settings come from RECSYS_… environment variables: "
     "[bold]recsys doctor[/] prints them.",
 )
-for module in (demo, doctor, train, evaluate, serve, recommend):
+for module in (demo, doctor, train, tune, evaluate, serve, recommend):
     app.command(name=module.NAME)(module.command)
 app.command(
     name=bench.NAME, context_settings={"allow_extra_args": True, "ignore_unknown_options": True}

@@ -9,8 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
+
+from recsys.data.dataset import Dataset
+from recsys.registry import Registry
 
 
 def recsys(
@@ -80,6 +84,27 @@ def test_an_index_is_built_anew_as_a_new_version_and_rolled_back(films: Path, st
     assert films.is_dir()
 
 
+def test_a_search_writes_a_config_that_training_takes_and_a_plot(ring: Path, state: Path) -> None:
+    search = ("tune", "ials", "--data", ring, "--set", "dim=8", "--epochs", "3", "--seed", "2")
+    file = state / "best.toml"
+    assert recsys(*search, "--trials", "2", state=state).returncode == 0
+    study = (*search, "--trials", "4", "--resume", "--output", file, "--json")
+    tuned = json_of(recsys(*study, state=state))
+    assert [trial["trial"] for trial in tuned["trials"]] == [1, 2, 3, 4]
+    header, best = file.read_text().partition("dim = 8")[0], tuned["best"]["ndcg@10"]
+    assert f"Validation NDCG@10: {best:.4f}" in header
+    assert Dataset.load(ring).fingerprint in header
+    assert "--resume --output" in header
+    assert len(ElementTree.parse(tuned["plot"]).findall(".//{*}circle")) == 4
+
+    train = ("train", "ials", "--data", ring, "--workers", "0", "--name", "tuned")
+    trained = recsys(*train, "--config", file, "--seed", "2", state=state)
+    assert trained.returncode == 0, trained.stderr
+    config = Registry(state / "models").open_active("tuned").model.config
+    assert config.model_dump() == tuned["config"]
+    assert config.model_dump().items() >= tuned["best"]["values"].items()
+
+
 def test_made_up_data_are_the_same_for_the_same_seed(state: Path) -> None:
     arguments = ("--users", "50", "--items", "40", "--no-pictures", "--json")
     first, second = (
@@ -101,6 +126,9 @@ def test_the_doctor_finds_what_is_needed(state: Path) -> None:
         (("train", "magic", "--data", "nowhere"), 1, "the models are popularity, ials, sasrec"),
         (("train", "ials", "--data", "x", "--set", "dim=many"), 1, "dim"),
         (("train", "ials", "--data", "x", "--set", "dim"), 1, "write it as name=value"),
+        (("tune", "popularity", "--data", "x"), 1, "popularity has nothing to tune"),
+        (("tune", "ials", "--data", "x", "--name", "../x"), 1, "cannot name a study"),
+        (("tune", "ials", "--data", "x", "--trials", "0"), 2, "--trials"),
         (("data", "import", "nowhere", "out"), 1, "there is no such file or folder"),
         (("models", "activate", "ghost", "v0001"), 1, "ghost"),
         (("recommend", "--user", "[/x]", "--url", "http://127.0.0.1:9"), 1, "recsys serve"),
