@@ -1,6 +1,6 @@
 """How good a model is after how much training: ours and the peers', on one split, in one run.
 
-    recsys bench train DATASET [--models ease ials sasrec implicit rectools] [--minutes 30]
+    recsys bench train DATASET [--models ease ials sasrec gru4rec rectools] [--minutes 30]
 
 Leave one out, full-catalogue ranking, seen items masked. Each contender trains alone, with all
 cores, in a process of its own, an epoch at a time; after each epoch it is ranked on the validation

@@ -88,6 +88,13 @@ class Histories:
         """Int64[nnz]: for each item, the history that it stands in."""
         return np.repeat(np.arange(len(self), dtype=np.int64), self.lengths)
 
+    def last_mentions(self, n_items: int) -> NDArray[np.int64]:
+        """The positions in `items` where an item stands in its history for the last time, in
+        order."""
+        cells = self.rows() * n_items + self.items
+        _, from_the_end = np.unique(cells[::-1], return_index=True)
+        return np.sort(len(cells) - 1 - from_the_end)
+
     def transposed(self, n_items: int) -> tuple[Histories, NDArray[np.int64]]:
         """The n_items rows of who touched each item, by row of history; and Int64[nnz], the
         position here of each of theirs."""

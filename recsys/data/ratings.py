@@ -64,13 +64,11 @@ class Ratings:
                 "table, name their column with `recsys data import --value COLUMN`), or train a "
                 "model of what users touch, such as ials"
             )
-        users = dataset.histories.rows()[rated]
-        items = dataset.histories.items[rated]
-        cells = users * len(dataset.items) + items
-        _, from_the_end = np.unique(cells[::-1], return_index=True)
-        last = np.sort(len(cells) - 1 - from_the_end)
-        lengths = np.bincount(users[last], minlength=len(dataset.histories))
-        return cls(Histories.from_lengths(lengths, items[last]), values[last])
+        lengths = np.bincount(dataset.histories.rows()[rated], minlength=len(dataset.histories))
+        every = cls(Histories.from_lengths(lengths, dataset.histories.items[rated]), values)
+        last = np.zeros(len(values), np.bool_)
+        last[every.histories.last_mentions(len(dataset.items))] = True
+        return every.where(last)
 
     def __len__(self) -> int:
         """How many users there are, those who rated nothing included."""

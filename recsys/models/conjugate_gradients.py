@@ -37,11 +37,10 @@ class SparseRows:
     ) -> None:
         """confidence: Float32[nnz] > 0, of the rows' items, which must differ within a row."""
         self.lengths = torch.from_numpy(rows.lengths).to(device)
-        self.confidence = torch.from_numpy(confidence).to(device)
-        self.confidence_sum = float(confidence.sum(dtype=np.float64))
         # The products want each row's columns in order.
         order = np.lexsort((rows.items, rows.rows()))
-        self.confidence = self.confidence[torch.from_numpy(order).to(device)]
+        self.confidence = torch.from_numpy(confidence[order]).to(device)
+        self.confidence_sum = float(confidence.sum(dtype=np.float64))
         small = len(rows.items) < 2**31
         index = torch.int32 if small else torch.int64  # half the bytes to read
         self._offsets = torch.from_numpy(rows.offsets).to(device, index)

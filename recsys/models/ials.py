@@ -220,9 +220,7 @@ def _ridge(config: IalsConfig, lengths: torch.Tensor, unobserved: float) -> torc
 
 def _distinct(histories: Histories, n_items: int) -> Histories:
     """Each history with each item once, where it stands last."""
-    cells = histories.rows() * n_items + histories.items
-    _, from_the_end = np.unique(cells[::-1], return_index=True)
-    kept = np.sort(len(cells) - 1 - from_the_end)
+    kept = histories.last_mentions(n_items)
     lengths = np.bincount(histories.rows()[kept], minlength=len(histories))
     return Histories.from_lengths(lengths, histories.items[kept])
 

@@ -27,6 +27,7 @@ import torch
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from infra.errors import RecsysError
+from infra.loopback import LOOPBACK
 from infra.storage import atomic_folder
 from recsys.data.dataset import Dataset, read_info
 from recsys.data.split import split_dataset
@@ -34,7 +35,7 @@ from recsys.models.catalog import kind_of
 from recsys.models.model import Model, ModelConfig, Tensors
 from recsys.training.checkpoint import Checkpoint, EpochReport, Progress
 from recsys.training.epochs import finished, next_epoch
-from recsys.training.local_ray import LOOPBACK, connected
+from recsys.training.local_ray import connected
 from recsys.training.run import (
     IN_PROCESS,
     RAY,
@@ -244,14 +245,14 @@ def _train_epochs(options: dict[str, Any]) -> None:
     best = None
     progress = Progress()
     run_dir = Path(options["run_dir"])
-    if options["start"] is not None:
-        Start.load(run_dir / START, options["start"]).give(fitting, dataset.items)
     resumed = _newest(run_dir) if options["in_process"] else ray.train.get_checkpoint()
     if resumed is not None:
         with resumed.as_directory() as folder:
             checkpoint = Checkpoint.load(Path(folder))
         fitting.load_state(checkpoint.state)
         best, progress = checkpoint.best, checkpoint.progress
+    elif options["start"] is not None:
+        Start.load(run_dir / START, options["start"]).give(fitting, dataset.items)
     progress = progress.model_copy(update={"starts": progress.starts + 1})
     earlier = progress.core_seconds
     max_epochs = options["epochs"] or fitting.max_epochs

@@ -12,8 +12,6 @@ from ray._private import ray_constants
 
 from infra.errors import RecsysError
 
-LOOPBACK = "127.0.0.1"
-
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # Ray listens on all interfaces by default, a dozen ports of it. This one switch keeps every

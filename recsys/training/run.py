@@ -11,17 +11,16 @@ lock           held by the process whose run it is
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from infra.errors import RecsysError
-from infra.storage import UNFINISHED, atomic_file
+from infra.storage import UNFINISHED, atomic_file, exclusive
 from recsys.training.checkpoint import EpochReport
 
 IDENTITY, REPORTS, REFUSED, LOCK = "run.json", "epochs.jsonl", "refused.txt", "lock"
@@ -59,14 +58,11 @@ class Identity(BaseModel):
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Keep the folder for this process's run; raises BadRun if another's is under way in it.
-
-    The system lets go of it when the process dies, however it does.
-    """
+    """Keep the folder for this process's run; raises BadRun if another's is under way in it."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("a") as file:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(exclusive(folder / LOCK))
         except BlockingIOError:
             raise BadRun(
                 f"another run is under way in {folder}: wait for it, or give this one another name"

@@ -6,9 +6,8 @@ lock           held by the process that runs the study
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +18,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from infra.errors import RecsysError
+from infra.storage import exclusive
 
 JOURNAL, LOCK = "journal.log", "lock"
 
@@ -77,9 +77,9 @@ def opened(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     folder.mkdir(parents=True, exist_ok=True)
     journal = folder / JOURNAL
-    with (folder / LOCK).open("w") as lock:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(exclusive(folder / LOCK))
         except BlockingIOError:
             raise BadStudy(f"the study in {folder} is being run by another process") from None
         if journal.exists() and not resume:

@@ -70,6 +70,16 @@ def test_last_keeps_the_newest_and_without_last_the_rest(rows: list[list[int]], 
 
 
 @settings(deadline=None)
+@given(lists_of_items)
+def test_last_mentions_leave_each_item_once_where_it_stands_last(rows: list[list[int]]) -> None:
+    histories = Histories.of(rows)
+    kept = histories.last_mentions(N_ITEMS)
+    for user, row in enumerate(rows):
+        left = histories.items[kept[histories.rows()[kept] == user]].tolist()
+        assert left == list(dict.fromkeys(row[::-1]))[::-1]
+
+
+@settings(deadline=None)
 @given(lists_of_items, cuts)
 def test_no_operation_changes_the_histories_that_it_is_asked_of(
     rows: list[list[int]], n: int
