@@ -30,6 +30,7 @@ class SasrecConfig(NextItemConfig):
         "block": OneOf(("classic", "gated")),
         "blocks": Between(1, 4),
         "heads": OneOf((1, 2, 4)),
+        "positions": OneOf(("relative", "absolute")),
     }
 
     dim: int = Field(128, ge=1)
@@ -43,6 +44,10 @@ class SasrecConfig(NextItemConfig):
 
     heads: int = Field(2, ge=1)
     """Attention heads of a block; `dim` is a multiple of it."""
+
+    positions: Literal["relative", "absolute"] = "relative"
+    """How the network knows an item's place: by its distance from the one that asks, a bias of the
+    attention, or by an embedding of its place from the end."""
 
     @model_validator(mode="after")
     def _whole_heads(self) -> Self:
@@ -58,5 +63,6 @@ class SasrecConfig(NextItemConfig):
             blocks=self.blocks,
             heads=self.heads,
             max_length=self.max_length,
+            relative=self.positions == "relative",
             dropout=self.dropout,
         )
