@@ -64,6 +64,9 @@ class Progress(BaseModel):
     peak_rss_mb: float = 0.0
     """The most memory that any worker has held, in MB."""
 
+    energy_wh: float | None = 0.0
+    """Watt-hours of the machines so far; None where one does not tell them."""
+
     @property
     def best_epoch(self) -> int:
         """The epoch of the highest validation NDCG@10, the earliest of equals."""

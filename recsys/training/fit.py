@@ -9,7 +9,7 @@ Ray Train starts the workers anew and they go on from the last checkpoint that w
 from __future__ import annotations
 
 import logging
-import resource
+import math
 import shutil
 import signal
 import tempfile
@@ -34,6 +34,7 @@ from recsys.data.split import split_dataset
 from recsys.models.catalog import kind_of
 from recsys.models.model import Model, ModelConfig, Tensors
 from recsys.training.checkpoint import Checkpoint, EpochReport, Progress
+from recsys.training.cost import Meter
 from recsys.training.epochs import finished, next_epoch
 from recsys.training.local_ray import connected
 from recsys.training.run import (
@@ -69,8 +70,9 @@ class FitResult:
     starts: int
     """How often the workers were started: more than 1 if any died or the run was resumed."""
     cost: dict[str, float]
-    """`wall_s`, `core_s` of the workers, `peak_rss_mb` of the largest one, `workers`, `gpus`; what
-    a resumed run had spent before is counted in."""
+    """`wall_s`, `core_s` of the workers, `peak_rss_mb` of the largest one, `workers`, `gpus`, and
+    `energy_wh` of their machines where these tell it; what a resumed run had spent before is
+    counted in."""
 
 
 def fit(
@@ -139,6 +141,7 @@ def fit(
             "peak_rss_mb": progress.peak_rss_mb,
             "workers": float(workers),
             "gpus": float(workers if gpu else 0),
+            **({} if progress.energy_wh is None else {"energy_wh": progress.energy_wh}),
         },
     )
 
@@ -236,12 +239,15 @@ def _train(options: dict[str, Any]) -> None:
 
 
 def _train_epochs(options: dict[str, Any]) -> None:
-    kind, cores_before = kind_of(options["kind"]), _core_seconds()
+    kind = kind_of(options["kind"])
+    device = get_device()
+    first_here = options["in_process"] or ray.train.get_context().get_local_rank() == 0
+    meter = Meter(device, counts_processors=first_here)
     config = kind.config.model_validate(options["config"])
     dataset = Dataset.load(Path(options["dataset"]))
     split = split_dataset(dataset, options["protocol"])
     workers = current_workers()
-    fitting = kind.fit(config, split.train, len(dataset.items), workers, get_device())
+    fitting = kind.fit(config, split.train, len(dataset.items), workers, device)
     best = None
     progress = Progress()
     run_dir = Path(options["run_dir"])
@@ -254,19 +260,23 @@ def _train_epochs(options: dict[str, Any]) -> None:
     elif options["start"] is not None:
         Start.load(run_dir / START, options["start"]).give(fitting, dataset.items)
     progress = progress.model_copy(update={"starts": progress.starts + 1})
-    earlier = progress.core_seconds
+    earlier = progress
     max_epochs = options["epochs"] or fitting.max_epochs
     while not finished(progress, max_epochs):
         report, model = next_epoch(
             fitting, split.validation, workers, progress=progress, max_epochs=max_epochs
         )
-        used = torch.tensor([[_core_seconds() - cores_before, _peak_rss_mb()]], dtype=torch.float64)
-        core_seconds, rss_mb = workers.concatenate(used).unbind(1)
+        used = torch.tensor([list(meter.read().values())], dtype=torch.float64)
+        core_seconds, rss_mb, energy_wh = workers.concatenate(used).unbind(1)
+        spent = (
+            math.nan if earlier.energy_wh is None else earlier.energy_wh
+        ) + energy_wh.sum().item()
         progress = progress.model_copy(
             update={
                 "history": [*progress.history, report],
-                "core_seconds": earlier + core_seconds.sum().item(),
+                "core_seconds": earlier.core_seconds + core_seconds.sum().item(),
                 "peak_rss_mb": max(progress.peak_rss_mb, rss_mb.max().item()),
+                "energy_wh": None if math.isnan(spent) else spent,
             }
         )
         if progress.best_epoch == report.epoch:
@@ -351,12 +361,3 @@ def _followed(reports: Path, on_epoch: Callable[[EpochReport], None] | None) -> 
     finally:
         ended.set()
         thread.join()
-
-
-def _core_seconds() -> float:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
-
-
-def _peak_rss_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
