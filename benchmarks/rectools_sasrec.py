@@ -3,14 +3,14 @@
     python rectools_sasrec.py INPUT.npz SETTINGS.json OUTPUT
 
 INPUT: the training and the test queries' histories as offsets and items, k. SETTINGS: keyword
-arguments of SASRecModel, and `threads`. Writes OUTPUT/NNN.npz after each
-epoch: the k best unseen items of every validation query (`validation`, Int64[B, k]), of every test
-query (`test`), the seconds spent in training so far, and the peak memory. It goes on until nobody
-reads on: the caller ends it. It imports nothing of this project, which is not installed where it
-runs.
+arguments of SASRecModel. Writes OUTPUT/NNN.npz after each epoch: the k best unseen items of every
+validation query (`validation`, Int64[B, k]), of every test query (`test`), the seconds spent in
+training so far, and the peak memory. It goes on until nobody reads on: the caller ends it. It
+imports nothing of this project, which is not installed where it runs.
 """
 
 import json
+import os
 import resource
 import sys
 import time
@@ -55,7 +55,7 @@ def main() -> None:
     given = np.load(sys.argv[1])
     settings = json.loads(Path(sys.argv[2]).read_text(encoding="utf-8"))
     output = Path(sys.argv[3])
-    torch.set_num_threads(settings.pop("threads"))
+    torch.set_num_threads(os.cpu_count() or 1)
     k, users = int(given["k"]), given["users"]
     everyone = np.arange(len(given["train_offsets"]) - 1)
     train = interactions(everyone, given["train_offsets"], given["train_items"])

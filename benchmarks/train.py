@@ -1,10 +1,10 @@
 """How good a model is after how much training: ours and the peers', on one split, in one run.
 
-    recsys bench train DATASET [--models ease ials sasrec gru4rec rectools] [--minutes 30]
+    recsys bench train DATASET [--models ease implicit ials gru4rec sasrec rectools] [--minutes 30]
 
 Leave one out, full-catalogue ranking, seen items masked. Each contender trains alone, with all
 cores, in a process of its own, an epoch at a time; after each epoch it is ranked on the validation
-part, and that time is not counted. It ends when validation has not risen for 8 epochs, or its
+part, and that time is not counted. It ends when validation has not risen for 10 epochs, or its
 minutes are over. The test part is ranked once, with the best epoch of the validation part. Peers
 run in environments of their own under the state folder.
 
@@ -44,20 +44,56 @@ from recsys.evaluation.protocol import assess
 from recsys.evaluation.report import Report
 
 K = 10
-PATIENCE = 8
-RECTOOLS = "0.19.0"
-RECTOOLS_SETTINGS = {
-    "n_blocks": 2,
-    "n_heads": 4,
-    "n_factors": 128,
-    "session_max_len": 200,
-    "dropout_rate": 0.2,
-    "loss": "softmax",
-    "lr": 1e-3,
-    "batch_size": 128,
+MODELS = ("ease", "implicit", "ials", "gru4rec", "sasrec", "rectools")
+PATIENCE = 10
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A library that is measured beside ours, in an environment of its own."""
+
+    package: str
+    version: str
+    beside: tuple[str, ...]
+    """What else its environment holds."""
+
+    script: str
+    settings: dict[str, Any]
+    surroundings: dict[str, str]
+    """Environment variables that it is run with."""
+
+
+PEERS = {
+    "implicit": Peer(
+        "implicit",
+        "0.7.3",
+        (),
+        "implicit_sweeps.py",
+        {"factors": 128, "regularization": 10.0, "alpha": 1.0, "iterations": 15},
+        {"OPENBLAS_NUM_THREADS": "1"},  # it shares its rows out itself
+    ),
+    "rectools": Peer(
+        "rectools[torch]",
+        "0.19.0",
+        ("torch==2.13.0", "numpy<2"),
+        "rectools_sasrec.py",
+        {
+            "n_blocks": 2,
+            "n_heads": 1,
+            "n_factors": 64,
+            "session_max_len": 200,
+            "dropout_rate": 0.1,
+            "loss": "softmax",
+            "lr": 1e-3,
+            "batch_size": 128,
+        },
+        {},
+    ),
 }
-"""Its defaults, but for the length of sessions, which the papers take at 200 for MovieLens 1M, and
-for the factors: as many as ours, where its default is 256."""
+"""implicit: the best on the validation part of MovieLens 1M of those that `recsys bench quality`
+tries at its dimension, and its own number of sweeps. RecTools: what the authors of eSASRec
+(arXiv 2508.06450) reproduce .3144 R@10 on MovieLens 1M with, those of Klenitskiy & Vasilev (arXiv
+2309.07602)."""
 
 
 @dataclass(frozen=True)
@@ -147,13 +183,14 @@ def contender(name: str, split: Split, n_items: int, state: Path, setting: str) 
             k=K,
         )
         settings = Path(folder) / "settings.json"
-        if name == "rectools":
-            python = environment(
-                state, f"rectools-{RECTOOLS}", f"rectools[torch]=={RECTOOLS}", "torch==2.13.0",
-                "numpy<2",
-            )  # fmt: skip
-            script = Path(__file__).with_name("rectools_sasrec.py")
-            settings.write_text(json.dumps({**RECTOOLS_SETTINGS, "threads": os.cpu_count()}))
+        surroundings = dict(os.environ)
+        if peer := PEERS.get(name):
+            surroundings |= peer.surroundings
+            label = f"{name}-{peer.version}"
+            requirements = (f"{peer.package}=={peer.version}", *peer.beside)
+            python = environment(state, label, *requirements)
+            script = Path(__file__).with_name(peer.script)
+            settings.write_text(json.dumps(peer.settings))
             command: list[Path | str] = [python, script, given, settings, output]
         else:
             settings.write_text(setting)
@@ -162,7 +199,10 @@ def contender(name: str, split: Split, n_items: int, state: Path, setting: str) 
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("w") as errors:
             process = subprocess.Popen(
-                [str(part) for part in command], stdout=errors, stderr=errors
+                [str(part) for part in command],
+                stdout=errors,
+                stderr=errors,
+                env=surroundings,
             )
             try:
                 yield _epochs(process, output, log)
@@ -196,7 +236,7 @@ def _epochs(process: subprocess.Popen[bytes], output: Path, log: Path) -> Iterat
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="recsys bench train", description=__doc__)
     parser.add_argument("dataset", type=Path, help="a Dataset folder, of `recsys data import`")
-    parser.add_argument("--models", nargs="+", default=("ease", "ials", "sasrec", "rectools"))
+    parser.add_argument("--models", nargs="+", default=MODELS, choices=MODELS)
     parser.add_argument("--minutes", type=float, default=30, help="of training, each")
     parser.add_argument("--preset", default="long-histories", help="of sasrec")
     parser.add_argument("--seed", type=int, default=0)
@@ -221,7 +261,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     console.print(
         f"machine   {os.cpu_count()} cores, {platform.machine()}, torch {version('torch')}"
     )
-    console.print(f"peers     RecTools {RECTOOLS}: {RECTOOLS_SETTINGS}", soft_wrap=True)
+    for name in options.models:
+        if peer := PEERS.get(name):
+            console.print(f"peer      {name} {peer.version}: {peer.settings}", soft_wrap=True)
     console.print(f"plot      {options.plot}")
 
 

@@ -75,9 +75,13 @@ class Histories:
 
     def last(self, n: int) -> Histories:
         """Each history cut to its newest n items."""
-        lengths = np.minimum(self.lengths, n)
-        starts = self.offsets[1:] - lengths
-        return self.from_lengths(lengths, self.items[ragged_positions(starts, lengths)])
+        return self.window(np.maximum(self.lengths - n, 0), n)
+
+    def window(self, starts: NDArray[np.int64], n: int) -> Histories:
+        """Of each history the n items from the start Int64[B] on, or as many as there are."""
+        lengths = np.clip(self.lengths - starts, 0, n)
+        positions = ragged_positions(self.offsets[:-1] + starts, lengths)
+        return self.from_lengths(lengths, self.items[positions])
 
     def without_last(self, n: int) -> Histories:
         """Each history without its newest n items."""

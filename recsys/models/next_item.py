@@ -83,6 +83,10 @@ class NextItemConfig(ModelConfig):
     warmup_steps: int = Field(100, ge=0)
     """Steps over which the learning rate rises to its full height."""
 
+    older_windows: float = Field(0.7, ge=0, le=1)
+    """How often an epoch shows, of a history longer than `max_length`, a part drawn from anywhere
+    in it instead of the newest."""
+
     averaging: float = Field(0.998, ge=0, lt=1)
     """What a step keeps of the average of all steps' weights, which is the model; 0 takes the
     last step's weights."""
@@ -168,9 +172,8 @@ class NextItemFit(Fit):
         self.config = config
         self.max_epochs = config.max_epochs
         self._workers, self._device = workers, device
-        recent = histories.last(config.max_length + 1)
-        self._sequences = recent.take(np.flatnonzero(recent.lengths > 1))
-        if len(self._sequences) == 0:
+        self._histories = histories.take(np.flatnonzero(histories.lengths > 1))
+        if len(self._histories) == 0:
             raise RecsysError(
                 f"{config.kind} learns an order and needs users with at least two events to train "
                 "on; there is none. Train popularity, or give it longer histories"
@@ -212,30 +215,38 @@ class NextItemFit(Fit):
         with torch.random.fork_rng(devices=[self._device] if self._device.type == "cuda" else []):
             torch.manual_seed(hash((self.config.seed, epoch, self._workers.rank)) % 2**63)
             for batch in self._batches(epoch):
-                n = int((self._sequences.lengths[batch] - 1).sum())
-                own = batch[self._workers.rank :: self._workers.size]
-                total += self._train_step(own, n) * n
+                n = int((batch.lengths - 1).sum())
+                own = np.arange(self._workers.rank, len(batch), self._workers.size)
+                total += self._train_step(batch.take(own), n) * n
                 positions += n
         loss = self._workers.sum(total).item() / positions
         return {"loss": loss}
 
-    def _batches(self, epoch: int) -> Iterator[NDArray[np.int64]]:
-        """The users of each step, the same on every worker: shuffled, then of similar length."""
+    def _batches(self, epoch: int) -> Iterator[Histories]:
+        """The sequences of each step, the same on every worker: shuffled, of similar length."""
         rng = np.random.default_rng((self.config.seed, epoch))
         size = self.config.batch_size
-        passes = -(-self.config.min_steps * size // len(self._sequences))
+        passes = -(-self.config.min_steps * size // len(self._histories))
         for _ in range(max(1, passes)):
-            users = rng.permutation(len(self._sequences))
+            sequences = self._windows(rng)
+            users = rng.permutation(len(sequences))
             batches: list[NDArray[np.int64]] = []
             for start in range(0, len(users), size * BUCKET):
                 bucket = users[start : start + size * BUCKET]
-                lengths = self._sequences.lengths[bucket]
-                bucket = bucket[np.argsort(lengths, kind="stable")]
+                bucket = bucket[np.argsort(sequences.lengths[bucket], kind="stable")]
                 batches += [bucket[i : i + size] for i in range(0, len(bucket), size)]
             for i in rng.permutation(len(batches)):
-                yield batches[i]
+                yield sequences.take(batches[i])
 
-    def _train_step(self, users: NDArray[np.int64], n: int) -> torch.Tensor:
+    def _windows(self, rng: np.random.Generator) -> Histories:
+        """Of each history what an epoch shows: `max_length` inputs and the target of the last."""
+        spare = np.maximum(self._histories.lengths - (self.config.max_length + 1), 0)
+        older = rng.random(len(spare)) < self.config.older_windows
+        return self._histories.window(
+            np.where(older, rng.integers(spare, endpoint=True), spare), self.config.max_length + 1
+        )
+
+    def _train_step(self, sequences: Histories, n: int) -> torch.Tensor:
         """One step of all workers; returns this worker's part of the mean loss over n positions."""
         self._step += 1
         warmth = min(1.0, self._step / max(1, self.config.warmup_steps))
@@ -243,8 +254,8 @@ class NextItemFit(Fit):
             group["lr"] = self.config.learning_rate * warmth
         self._optimizer.zero_grad(set_to_none=False)
         loss = torch.zeros((), device=self._device)
-        if len(users):
-            loss = self._loss(self._sequences.take(users), n)
+        if len(sequences):
+            loss = self._loss(sequences, n)
             loss.backward()  # type: ignore[no-untyped-call]
         self._add_up_gradients()
         self._optimizer.step()

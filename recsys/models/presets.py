@@ -15,7 +15,7 @@ LONG_HISTORIES: dict[str, Any] = {
     "dim": 128,
     "dropout": 0.3,
     "max_length": 200,
-    "batch_size": 64,
+    "batch_size": 16,
 }
 """Dozens of events a user or more, of items with many events each: films, music, news."""
 

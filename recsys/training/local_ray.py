@@ -21,20 +21,20 @@ ENVIRONMENT = {
 
 
 @contextmanager
-def connected() -> Iterator[None]:
+def connected(cores: int | None = None) -> Iterator[None]:
     """Within the block this process is connected to Ray: to what it is already, which stays, or
-    to one of its own, which ends with the block."""
+    to one of its own with these cores, all unless told, which ends with the block."""
     if ray.is_initialized():
         yield
         return
-    start(ENVIRONMENT, quiet=True)
+    start(ENVIRONMENT, quiet=True, cores=cores)
     try:
         yield
     finally:
         ray.shutdown()
 
 
-def start(environment: Mapping[str, str], *, quiet: bool) -> None:
+def start(environment: Mapping[str, str], *, quiet: bool, cores: int | None = None) -> None:
     """Start Ray; its processes get the environment, this one keeps its own.
 
     quiet: leave what Ray's processes log in its files, off this process's standard error.
@@ -47,6 +47,7 @@ def start(environment: Mapping[str, str], *, quiet: bool) -> None:
     try:
         ray.init(
             address="local",
+            num_cpus=cores,
             include_dashboard=False,
             logging_level=logging.ERROR,
             log_to_driver=not quiet,

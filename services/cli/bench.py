@@ -14,6 +14,7 @@ NAME = "bench"
 
 BENCHMARKS = {
     "train": "quality against time of training: ours, EASE and RecTools on one split",
+    "scaling": "the same training on 1, 2, 4 .. workers of one core each",
     "als": "seconds of iALS to the loss at which implicit ends",
     "quality": "popularity and iALS beside implicit, each at its best, on one split",
     "ratings": "rating prediction beside Surprise on the same folds",

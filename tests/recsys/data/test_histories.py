@@ -62,6 +62,16 @@ def test_slice_gives_the_rows_from_start_to_before_stop(
 
 
 @settings(deadline=None)
+@given(lists_of_items, cuts, st.data())
+def test_window_gives_n_items_from_the_start_on(
+    rows: list[list[int]], n: int, data: st.DataObject
+) -> None:
+    starts = [data.draw(st.integers(0, len(row))) for row in rows]
+    assert plain(Histories.of(rows).window(np.array(starts, np.int64), n)) == [
+        row[start : start + n] for row, start in zip(rows, starts, strict=True)
+    ]
+
+
 @given(lists_of_items, cuts)
 def test_last_keeps_the_newest_and_without_last_the_rest(rows: list[list[int]], n: int) -> None:
     histories = Histories.of(rows)

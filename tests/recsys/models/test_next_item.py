@@ -112,6 +112,24 @@ def test_it_learns_an_order_that_no_co_occurrence_tells(kind: str, loss: str) ->
     assert losses[-1] < losses[0] / 2
 
 
+@pytest.mark.parametrize("share", [0.0, 0.7])
+def test_older_windows_teach_what_is_older_than_max_length(share: float) -> None:
+    old = ring(20, 200, 20)
+    new = Histories.of([row + 20 for row in old.items.reshape(200, 20)])
+    both = np.concatenate((old.items.reshape(200, 20), new.items.reshape(200, 20)), axis=1)
+    config = SasrecConfig(
+        dim=16, max_length=10, batch_size=32, dropout=0, learning_rate=5e-3, older_windows=share
+    )
+    fit = NextItemFit(config, Histories.of(list(both)), 40, Alone(), CPU)
+    for epoch in range(15):
+        fit.run_epoch(epoch)
+    model = fit.model()
+    queries = model.query_vectors(Histories.of([[7, 8, 9], [27, 28, 29]]))
+    after_old, after_new = (queries @ model.item_vectors.T).argmax(1).tolist()
+    assert (after_old == 10) == (share > 0)
+    assert after_new == 30
+
+
 def test_large_catalogues_are_trained_with_a_sampled_softmax() -> None:
     config = SasrecConfig(dim=8, negatives=16, min_steps=1)
     fit = NextItemFit(config, ring(FULL_SOFTMAX_BELOW, 5, 5), FULL_SOFTMAX_BELOW, Alone(), CPU)
