@@ -14,14 +14,14 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.nn.functional import silu
+from torch.nn.functional import dropout, silu
 
 
 class Dropout(nn.Module):
     """Dropout whose mask comes from random bytes, so the share is a multiple of 1/256.
 
     On a processor torch draws one number an element, which was an eighth of all training time; a
-    byte costs an eighth of that.
+    byte costs an eighth of that. A GPU has a kernel for the whole of it.
     """
 
     def __init__(self, share: float) -> None:
@@ -32,6 +32,8 @@ class Dropout(nn.Module):
         """The same shape, some of it 0 while training, the rest scaled to keep the mean."""
         if not self.training or self.dropped == 0:
             return x
+        if x.is_cuda:
+            return dropout(x, self.dropped / 256)
         words = torch.empty((x.numel() + 7) // 8, dtype=torch.int64, device=x.device)
         words.random_(-(2**63), None)
         kept = words.view(torch.uint8)[: x.numel()].view(x.shape) >= self.dropped
@@ -67,7 +69,11 @@ class Attention(nn.Module):
         if asked is not None:
             query = at(query, asked)
         logits = (query * query.shape[-1] ** -0.5).transpose(1, 2) @ key.permute(0, 2, 3, 1)
-        mask = self._of_all(x.shape[1]) if asked is None else self._of_asked(x.shape[1], asked)
+        place = torch.arange(x.shape[1], device=x.device)
+        if asked is None:
+            mask = self._mask(place[:, None] - place)
+        else:
+            mask = self._mask(asked[:, None] - place).transpose(0, 1)[:, :, None]
         mixed = torch.softmax(logits + mask.to(logits.dtype), -1) @ value.transpose(1, 2)
         output: torch.Tensor = self.output(mixed.transpose(1, 2).flatten(2))
         return output
@@ -77,25 +83,12 @@ class Attention(nn.Module):
         projected: torch.Tensor = self.projections(x)
         return projected.view(*x.shape[:2], 3, self.heads, -1)
 
-    def _of_all(self, length: int) -> torch.Tensor:
-        """Float[heads, L, L]: the bias of every pair of positions, -inf of what comes later."""
-        # Row i is the window from L - 1 - i on of b[L-1] .. b[0], -inf .. -inf: indexing by i - j
-        # would be as short, and its backward adds L² numbers up one by one.
-        before = self._by_distance(length).flip(1)
-        later = before.new_full((len(before), length - 1), float("-inf"))
-        return torch.cat((before, later), 1).unfold(1, length, 1).flip(1)
-
-    def _of_asked(self, length: int, asked: torch.Tensor) -> torch.Tensor:
-        """Float[B, heads, 1, L]: the same, of one position each."""
-        distance = asked[:, None] - torch.arange(length, device=asked.device)
-        bias = self._by_distance(length)[:, distance.clamp_min(0)]
-        return bias.masked_fill(distance < 0, float("-inf")).transpose(0, 1)[:, :, None]
-
-    def _by_distance(self, length: int) -> torch.Tensor:
-        """Float[heads, L] or, without a bias, zeros Float[1, L]."""
-        if self.bias is None:
-            return self.output.weight.new_zeros(1, length)
-        return self.bias[:, :length]
+    def _mask(self, distance: torch.Tensor) -> torch.Tensor:
+        """Float[1 or heads, R, L] of how far back Int64[R, L]: the bias, -inf of what is later."""
+        bias = self.output.weight.new_zeros(1, *distance.shape)
+        if self.bias is not None:
+            bias = self.bias[:, distance.clamp_min(0)]
+        return bias.masked_fill(distance < 0, float("-inf"))
 
 
 def at(x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:

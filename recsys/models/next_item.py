@@ -28,10 +28,10 @@ from torch.optim.swa_utils import AveragedModel
 from infra.errors import RecsysError
 from recsys.data.histories import Histories
 from recsys.data.vocabulary import UNKNOWN
+from recsys.models.hardware import fast_dtype, fast_forward
 from recsys.models.losses import cross_entropy, gbce, sampled_softmax
 from recsys.models.model import Fit, Model, ModelConfig, Tensors, Workers
 from recsys.models.nets import Recurrent, SelfAttention
-from recsys.models.precision import fast_dtype
 from recsys.models.ranges import Between, OneOf, Range
 
 POSITIONS_AT_ONCE = 2**14
@@ -194,6 +194,7 @@ class NextItemFit(Fit):
         q = torch.from_numpy(counts / counts.sum()).float().to(device)
         self._q, self._log_q = q, q.log()
         self._dtype = fast_dtype(device)
+        self._forward = fast_forward(self._network, device)
 
     def warm_start(self, tensors: Tensors, rows: NDArray[np.int64]) -> None:
         network = {name: torch.from_numpy(np.array(tensor)) for name, tensor in tensors.items()}
@@ -266,7 +267,7 @@ class NextItemFit(Fit):
         inputs, targets = sequences.without_last(1), _without_first(sequences)
         table, lengths = _left_aligned(inputs, self._device)
         with torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32):
-            hidden = self._network(table, lengths)
+            hidden = self._forward(table, lengths)
         real = torch.arange(table.shape[1], device=self._device) < lengths[:, None]
         queries, items = hidden[real].to(self._dtype), _items(self._network)
         wanted = torch.from_numpy(targets).to(self._device)

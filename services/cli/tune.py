@@ -110,8 +110,8 @@ def command(
     train += [] if split == "leave_one_out" else ["--split", split]
     with atomic_file(file, "w") as writer:
         writer.write(_toml(tuned, folder))
-    with atomic_file(plot, "w") as writer:
-        writer.write(trials_plot(tuned.trials, tuned.best))
+    with atomic_file(plot) as drawn:
+        trials_plot(tuned.trials, tuned.best).savefig(drawn, format="svg")
     if as_json:
         print_json(
             {

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from xml.etree import ElementTree
+
+from matplotlib.colors import to_hex
 
 from recsys.training.study import Outcome, Trial
 from services.cli.trials_plot import COLOURS, trials_plot
@@ -21,23 +24,33 @@ TRIALS = [
 
 
 def test_a_trial_is_a_point_in_the_colour_of_its_outcome_at_the_height_it_reached() -> None:
-    svg = ElementTree.fromstring(trials_plot(TRIALS, TRIALS[3]))
-    points = svg.findall(".//{*}circle")
-    assert [point.get("fill") for point in points] == [COLOURS[each.outcome] for each in TRIALS]
-    heights = [float(point.get("cy", "")) for point in points]
-    assert heights[3] < heights[0] < heights[1] == heights[2]
-    assert "trial 2, pruned: NDCG@10 0.1500; block <gated>" in points[1][0].text
+    left, _ = trials_plot(TRIALS, TRIALS[3]).axes
+    points = {
+        (x, y): to_hex(group.get_facecolor()[0])
+        for group in left.collections
+        for x, y in group.get_offsets().tolist()
+    }
+    assert points == {
+        (1, 0.3): COLOURS["finished"],
+        (2, 0.15): COLOURS["pruned"],
+        (3, 0.15): COLOURS["failed"],
+        (4, 0.4): COLOURS["finished"],
+    }
 
 
 def test_the_best_so_far_never_falls_and_the_best_curve_is_the_boldest() -> None:
-    svg = ElementTree.fromstring(trials_plot(TRIALS, TRIALS[3]))
-    best_so_far, *curves = svg.findall(".//{*}polyline")
-    heights = [float(pair.split(",")[1]) for pair in best_so_far.get("points", "").split()]
-    assert heights == sorted(heights, reverse=True)
-    widths = [float(curve.get("stroke-width", "")) for curve in curves]
+    left, right = trials_plot(TRIALS, TRIALS[3]).axes
+    assert list(left.lines[0].get_ydata()) == [0.3, 0.3, 0.3, 0.4]
+    widths = [line.get_linewidth() for line in right.lines]
     assert widths.index(max(widths)) == 3
 
 
-def test_one_trial_of_one_epoch_can_be_drawn() -> None:
+def test_the_best_trial_is_told_with_its_values() -> None:
+    title = trials_plot(TRIALS, TRIALS[3]).get_suptitle()
+    assert title == "Best: trial 4, NDCG@10 0.4000\nblock <gated>"
+
+
+def test_one_trial_of_one_epoch_can_be_drawn(tmp_path: Path) -> None:
     only = trial(1, [0.2])
-    assert ElementTree.fromstring(trials_plot([only], only)).findall(".//{*}circle")
+    trials_plot([only], only).savefig(tmp_path / "trials.svg")
+    assert ElementTree.parse(tmp_path / "trials.svg").getroot().tag.endswith("svg")
