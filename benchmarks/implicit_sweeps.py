@@ -3,7 +3,7 @@
     python implicit_sweeps.py INPUT.npz SETTINGS.json OUTPUT
 
 Input and output are those of `rectools_sasrec.py`; SETTINGS: keyword arguments of
-AlternatingLeastSquares, whose iterations are how many sweeps there are. Every query is folded in.
+AlternatingLeastSquares, and `seed`. Every query is folded in.
 It imports nothing of this project, which is not installed where it runs.
 """
 
@@ -35,22 +35,25 @@ def main() -> None:
     output, n_items, k = Path(sys.argv[3]), int(given["n_items"]), int(given["k"])
     train = matrix(given["train_offsets"], given["train_items"], n_items)
     asked = matrix(given["asked_offsets"], given["asked_items"], n_items)
-    sweeps = settings.pop("iterations")
-    model = AlternatingLeastSquares(**settings, iterations=1, random_state=0)
-    seconds = 0.0
-    for sweep in range(sweeps):
-        started = time.perf_counter()
-        model.fit(train, show_progress=False)  # goes on from the factors that it has
-        seconds += time.perf_counter() - started
+    model = AlternatingLeastSquares(random_state=settings.pop("seed"), **settings)
+    started, spent = time.perf_counter(), 0.0  # spent: on what is not the fit
+
+    def after(sweep: int, *_: float) -> None:
+        nonlocal spent
+        ended = time.perf_counter()
+        model._YtY = None  # of the item factors as they were when it was last asked
         part = output / f"{sweep:04d}.part.npz"
         np.savez(
             part,
             validation=top(model, train[given["users"]], k),
             test=top(model, asked, k),
-            seconds=seconds,
+            seconds=ended - started - spent,
             peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         )
         part.rename(output / f"{sweep:04d}.npz")
+        spent += time.perf_counter() - ended
+
+    model.fit(train, show_progress=False, callback=after)
 
 
 if __name__ == "__main__":

@@ -3,10 +3,10 @@
     python rectools_sasrec.py INPUT.npz SETTINGS.json OUTPUT
 
 INPUT: the training and the test queries' histories as offsets and items, k. SETTINGS: keyword
-arguments of SASRecModel. Writes OUTPUT/NNN.npz after each epoch: the k best unseen items of every
-validation query (`validation`, Int64[B, k]), of every test query (`test`), the seconds spent in
-training so far, and the peak memory. It goes on until nobody reads on: the caller ends it. It
-imports nothing of this project, which is not installed where it runs.
+arguments of SASRecModel, and `seed`. Writes OUTPUT/NNN.npz after each epoch: the k best unseen
+items of every validation query (`validation`, Int64[B, k]), of every test query (`test`), the
+seconds spent in training so far, and the peak memory. It goes on until nobody reads on: the caller
+ends it. It imports nothing of this project, which is not installed where it runs.
 """
 
 import json
@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from lightning_fabric import seed_everything
 from numpy.typing import NDArray
 from rectools import Columns
 from rectools.dataset import Dataset
@@ -60,6 +61,7 @@ def main() -> None:
     everyone = np.arange(len(given["train_offsets"]) - 1)
     train = interactions(everyone, given["train_offsets"], given["train_items"])
     known = interactions(users, given["asked_offsets"], given["asked_items"])
+    seed_everything(settings.pop("seed"))
     model = SASRecModel(**settings, epochs=1, deterministic=True)
     seconds = 0.0
     for epoch in range(10_000):

@@ -42,6 +42,7 @@ from recsys.data.dataset import Dataset
 from recsys.data.split import Split, leave_one_out
 from recsys.evaluation.protocol import assess
 from recsys.evaluation.report import Report
+from recsys.models.presets import PRESETS
 
 K = 10
 MODELS = ("ease", "implicit", "ials", "gru4rec", "sasrec", "rectools")
@@ -165,7 +166,9 @@ def run(name: str, epochs: Iterator[Epoch], split: Split, n_items: int, minutes:
 
 
 @contextmanager
-def contender(name: str, split: Split, n_items: int, state: Path, setting: str) -> Iterator[Any]:
+def contender(
+    name: str, split: Split, n_items: int, state: Path, preset: str, seed: int
+) -> Iterator[Any]:
     """The epochs of a contender, which trains meanwhile in a process of its own and is ended with
     the block."""
     with tempfile.TemporaryDirectory() as folder:
@@ -190,10 +193,10 @@ def contender(name: str, split: Split, n_items: int, state: Path, setting: str) 
             requirements = (f"{peer.package}=={peer.version}", *peer.beside)
             python = environment(state, label, *requirements)
             script = Path(__file__).with_name(peer.script)
-            settings.write_text(json.dumps(peer.settings))
+            settings.write_text(json.dumps({**peer.settings, "seed": seed}))
             command: list[Path | str] = [python, script, given, settings, output]
         else:
-            settings.write_text(setting)
+            settings.write_text(json.dumps({"preset": preset, "seed": seed}))
             command = [sys.executable, "-m", "benchmarks.train_ours", name, given, settings, output]
         log = state / f"bench-{name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -238,7 +241,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("dataset", type=Path, help="a Dataset folder, of `recsys data import`")
     parser.add_argument("--models", nargs="+", default=MODELS, choices=MODELS)
     parser.add_argument("--minutes", type=float, default=30, help="of training, each")
-    parser.add_argument("--preset", default="long-histories", help="of sasrec")
+    parser.add_argument(
+        "--preset", default="long-histories", choices=list(PRESETS["sasrec"]), help="of sasrec"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--plot", type=Path, default=Path("quality-against-time.svg"))
     options = parser.parse_args(argv)
@@ -247,8 +252,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     split = leave_one_out(dataset.histories)
     runs = []
     for name in options.models:
-        setting = json.dumps({"preset": options.preset, "seed": options.seed})
-        with contender(name, split, len(dataset.items), state, setting) as epochs:
+        chosen = options.preset, options.seed
+        with contender(name, split, len(dataset.items), state, *chosen) as epochs:
             runs.append(run(name, epochs, split, len(dataset.items), options.minutes))
     console = Console(highlight=False, width=100)
     console.print(_table(runs))

@@ -34,9 +34,10 @@ Scorer = Callable[[Histories], NDArray[np.float32]]
 
 def kind(name: str, train: Histories, n_items: int, settings: dict[str, str]) -> Iterator[Scorer]:
     """A kind of the catalog, after each epoch."""
-    preset = PRESETS.get(name, {}).get(settings["preset"], {})
+    preset = PRESETS[name][settings["preset"]] if name in PRESETS else {}
     config = kind_of(name).config.model_validate({**preset, "seed": settings["seed"]})
-    fit = kind_of(name).fit(config, train, n_items, Alone(), torch.device("cpu"))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")  # as RecTools does
+    fit = kind_of(name).fit(config, train, n_items, Alone(), device)
     for epoch in range(fit.max_epochs):
         fit.run_epoch(epoch)
         yield partial(_scores, fit.model())
