@@ -38,7 +38,7 @@ from recsys.models.catalog import KINDS, UnknownKind, kind_of
 from recsys.models.model import Model
 from recsys.retrieval.index import Index
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 CONFIG = "config.json"
 WEIGHTS = "weights.safetensors"
@@ -72,7 +72,7 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    format_version: Literal[1] = 1
+    format_version: Literal[2] = 2
     """Of the folder's layout; another one is refused."""
 
     kind: str
@@ -89,6 +89,9 @@ class Manifest(BaseModel):
 
     parent: str | None
     """The version that it came after."""
+
+    started_from: str | None
+    """The fitted model that its training began from; None for one that began from nothing."""
 
     metrics: list[Report]
     """What was measured, each with its protocol."""
@@ -114,6 +117,7 @@ def seal(
     metrics: Sequence[Report],
     cost: Mapping[str, Any],
     parent: str | None = None,
+    started_from: str | None = None,
 ) -> Manifest:
     """Write a bundle to `folder`, which must not exist yet; it appears whole or not at all.
 
@@ -148,6 +152,7 @@ def seal(
             code_version=package_version("recsys"),
             data_fingerprint=data_fingerprint,
             parent=parent,
+            started_from=started_from,
             metrics=list(metrics),
             cost=dict(cost),
             index=index.description,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from infra.errors import RecsysError
 from recsys.bundle import seal
 from recsys.data.dataset import Dataset
 from recsys.data.split import Split
@@ -40,8 +41,14 @@ def publish(
 ) -> Published:
     """Evaluate on the test part, index the item vectors, seal, and add to the registry.
 
-    The new version is not activated. Raises BundleRefused if what was sealed does not verify.
+    The new version is not activated. Raises BundleRefused if what was sealed does not verify, and
+    RecsysError if the Dataset is not the one that the model was fitted to.
     """
+    if dataset.fingerprint != fitted.data:
+        raise RecsysError(
+            f"{dataset.path} is not the data that {name} was fitted to: it was imported anew "
+            "meanwhile. Train again"
+        )
     popularity = np.bincount(split.train.items, minlength=len(dataset.items))
     test = evaluate(fitted.model, split.test, protocol=split.protocol, popularity=popularity, ks=KS)
     index = Index.build(fitted.model.item_vectors, queries=_queries(fitted.model, split))
@@ -57,6 +64,7 @@ def publish(
             metrics=[test],
             cost=fitted.cost,
             parent=registry.active(name),
+            started_from=fitted.start,
         ),
     )
     return Published(version, test)
@@ -91,6 +99,7 @@ def reindex(registry: Registry, name: str, *, recall: float, exact_below: int) -
             metrics=bundle.manifest.metrics,
             cost=bundle.manifest.cost,
             parent=bundle.version,
+            started_from=bundle.manifest.started_from,
         ),
     )
     return version, index

@@ -34,6 +34,7 @@ def fast_forward(
     """
     if device.type != "cuda" or isinstance(network, Recurrent):
         return network
+    torch._dynamo.reset()  # one that was compiled before counts against how many it holds
     compiled: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = torch.compile(
         network, dynamic=True
     )

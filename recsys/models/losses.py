@@ -11,7 +11,8 @@ For P positions with query vectors h_p and the item y_p that came next, with sco
 None holds a logit of every position at once: they are made a chunk of positions at a time, and the
 gradients with them, so that backward only scales. O(P·N·D) or O(P·S·D) time in three matrix
 products; O(chunk · N + (P + N)·D) memory. Queries may be Float32 or BFloat16, and the products are
-made in their type; sums, softmaxes, the losses and the items' gradients are Float32.
+made in their type, so a chunk's part of the items' gradients is rounded to it; softmaxes, the
+losses and the sums over chunks are Float32.
 """
 
 from __future__ import annotations

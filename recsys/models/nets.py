@@ -26,7 +26,7 @@ class Dropout(nn.Module):
 
     def __init__(self, share: float) -> None:
         super().__init__()
-        self.dropped = round(share * 256)
+        self.dropped = min(round(share * 256), 255)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The same shape, some of it 0 while training, the rest scaled to keep the mean."""

@@ -7,15 +7,16 @@ What `sasrec` and `gru4rec` share, which is all but the network:
 
 One pass over a history answers all its positions (the shifted-sequence objective). The losses
 are those of `losses.py`. Time an epoch: O(positions · N · D) for the loss, until it is sampled,
-and the network's own. Memory: five times the N · D of the embeddings (gradient, average and
-Adam's two moments), and the batch's activations.
+O(steps · N · D) for the optimizer, which is dense, and the network's own. Memory: seven times the
+N · D of the embeddings (gradient, twice more in backward, average and Adam's two moments), two
+more with several workers, and the batch's activations.
 """
 
 from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import ClassVar, Literal, Self, cast
 
 import numpy as np
@@ -23,7 +24,6 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
 
 from infra.errors import RecsysError
 from recsys.data.histories import Histories
@@ -55,7 +55,7 @@ class NextItemConfig(ModelConfig):
         "max_length": OneOf((25, 50, 100, 200)),
         "dropout": Between(0.0, 0.6),
         "learning_rate": Between(1e-4, 1e-2, log=True),
-        "batch_size": OneOf((32, 64, 128, 256)),
+        "batch_size": OneOf((16, 32, 64, 128, 256)),
     }
 
     dim: int = Field(64, ge=1)
@@ -184,15 +184,15 @@ class NextItemFit(Fit):
         self._optimizer = torch.optim.Adam(
             self._network.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), foreach=True
         )
-        self._average = AveragedModel(self._network, multi_avg_fn=_averaging(config.averaging))
+        self._average = copy.deepcopy(self._network)
         self._step = 0
         self._loss_name = config.loss
         if config.loss == "auto":
             full = n_items < FULL_SOFTMAX_BELOW
             self._loss_name = "cross_entropy" if full else "sampled_softmax"
         counts = np.bincount(histories.items, minlength=n_items) + 1
-        q = torch.from_numpy(counts / counts.sum()).float().to(device)
-        self._q, self._log_q = q, q.log()
+        q = torch.from_numpy(counts / counts.sum()).to(device)
+        self._up_to, self._log_q = q.cumsum(0), q.log().float()
         self._dtype = fast_dtype(device)
         self._forward = fast_forward(self._network, device)
 
@@ -207,7 +207,7 @@ class NextItemFit(Fit):
                 f"items.weight has shape {list(before.shape)}, not [N, {items.shape[1]}]"
             )
         items[known] = before[torch.from_numpy(rows)[known]]
-        for each in (self._network, self._average.module):
+        for each in (self._network, self._average):
             _load(each, network | {"items.weight": items})
 
     def run_epoch(self, epoch: int) -> dict[str, float]:
@@ -260,7 +260,7 @@ class NextItemFit(Fit):
             loss.backward()  # type: ignore[no-untyped-call]
         self._add_up_gradients()
         self._optimizer.step()
-        self._average.update_parameters(self._network)
+        self._update_average()
         return loss.detach()
 
     def _loss(self, sequences: Histories, n: int) -> torch.Tensor:
@@ -278,8 +278,18 @@ class NextItemFit(Fit):
             return gbce(
                 queries, items, wanted, n, negatives=drawn, calibration=self.config.calibration
             )
-        drawn = torch.multinomial(self._q, self.config.negatives, replacement=True)
+        chance = torch.rand(self.config.negatives, dtype=torch.float64, device=self._device)
+        drawn = torch.searchsorted(self._up_to, chance).clamp_max(len(items) - 1)
         return sampled_softmax(queries, items, wanted, n, negatives=drawn, log_q=self._log_q)
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        """An exponential average of the weights (Polyak & Juditsky 1992), shorter in the first
+        steps, when they are still far from where they will be."""
+        kept = min(self.config.averaging, self._step / (9 + self._step)) if self._step > 1 else 0.0
+        averaged: list[torch.Tensor] = list(self._average.parameters())
+        now: list[torch.Tensor] = list(self._network.parameters())
+        torch._foreach_lerp_(averaged, now, 1 - kept)
 
     def _add_up_gradients(self) -> None:
         parameters = list(self._network.parameters())
@@ -295,7 +305,7 @@ class NextItemFit(Fit):
             gradient.copy_(part.view_as(gradient))
 
     def model(self) -> NextItem:
-        return NextItem(self.config, copy.deepcopy(cast(Network, self._average.module)))
+        return NextItem(self.config, copy.deepcopy(self._average))
 
     def state(self) -> dict[str, torch.Tensor]:
         state = {f"network.{name}": t for name, t in self._network.state_dict().items()}
@@ -338,17 +348,6 @@ class NextItemFit(Fit):
 def _items(network: nn.Module) -> torch.Tensor:
     """Float[N, D], the item embeddings."""
     return cast(torch.Tensor, network.get_parameter("items.weight"))
-
-
-def _averaging(keep: float) -> Callable[..., None]:
-    """An exponential average of weights (Polyak & Juditsky 1992), shorter in the first steps, when
-    the weights are still far from where they will be."""
-
-    def update(averaged: list[torch.Tensor], now: list[torch.Tensor], steps: torch.Tensor) -> None:
-        kept = min(keep, (1 + int(steps)) / (10 + int(steps)))
-        torch._foreach_lerp_(averaged, now, 1 - kept)
-
-    return update
 
 
 def _below(prefix: str, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

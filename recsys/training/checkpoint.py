@@ -6,6 +6,7 @@ the best model, `progress.json` what was measured so far. No pickle.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,13 +65,40 @@ class Progress(BaseModel):
     peak_rss_mb: float = 0.0
     """The most memory that any worker has held, in MB."""
 
-    energy_wh: float | None = 0.0
-    """Watt-hours of the machines so far; None where one does not tell them."""
+    processors_wh: float | None = 0.0
+    """Watt-hours of the machines' processors so far; None where one does not tell them."""
+
+    gpus_wh: float | None = 0.0
+    """The same of the GPUs."""
+
+    def after(self, report: EpochReport, earlier: Progress, used: torch.Tensor) -> Progress:
+        """One epoch further. earlier: when the workers were started. used: Float64[workers, 4],
+        what each has used since, in the order of `Meter.read`."""
+        core_seconds, rss_mb, processors_wh, gpus_wh = used.unbind(1)
+        return self.model_copy(
+            update={
+                "history": [*self.history, report],
+                "core_seconds": earlier.core_seconds + core_seconds.sum().item(),
+                "peak_rss_mb": max(self.peak_rss_mb, rss_mb.max().item()),
+                "processors_wh": _plus(earlier.processors_wh, processors_wh.sum().item()),
+                "gpus_wh": _plus(earlier.gpus_wh, gpus_wh.sum().item()),
+            }
+        )
+
+    def energy(self) -> dict[str, float]:
+        """`processors_wh` and `gpus_wh`, each where it is known."""
+        both = {"processors_wh": self.processors_wh, "gpus_wh": self.gpus_wh}
+        return {name: value for name, value in both.items() if value is not None}
 
     @property
     def best_epoch(self) -> int:
         """The epoch of the highest validation NDCG@10, the earliest of equals."""
         return max(self.history, key=lambda report: (report.ndcg, -report.epoch)).epoch
+
+
+def _plus(before: float | None, more: float) -> float | None:
+    """The sum, None where either is not known."""
+    return None if before is None or math.isnan(more) else before + more
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import resource
+import threading
 from pathlib import Path
+from typing import NamedTuple, Self
 
 import pynvml
 import torch
@@ -13,12 +15,28 @@ POWERCAP = Path("/sys/class/powercap")
 """Where Linux tells the energy of the processor's packages (Intel's and AMD's RAPL)."""
 
 
-class Meter:
-    """What this process has used since the meter was made.
+OFTEN = 30.0
+"""Seconds between readings: the smallest of the processors' counters start again after minutes."""
 
-    The energy of the processors is that of the whole machine, whatever else it does, so of the
-    processes on one machine only one should count it. A machine that tells nothing, which is what
-    most virtual machines do, is told apart from one that used nothing.
+
+class Used(NamedTuple):
+    """What one worker has used."""
+
+    core_seconds: float
+    peak_rss_mb: float
+    """The most memory that the process has held."""
+    processors_wh: float
+    """Watt-hours of all the machine's processors, whatever else they did; NaN where it does not
+    tell them, as most virtual machines do not."""
+    gpu_wh: float
+    """The same of the worker's GPU; NaN without one."""
+
+
+class Meter:
+    """What this process uses in a block.
+
+    The energy of the processors is that of the whole machine, so of the processes on one machine
+    only one should count it; another's is 0.
     """
 
     def __init__(
@@ -30,29 +48,40 @@ class Meter:
         self._last = [_number(package / "energy_uj") for package in self._packages]
         self._processors_uj = 0.0
         self._gpu = _gpu(device)
-        if device.type == "cuda":
-            self._told = self._told and self._gpu is not None
         self._gpu_before = self._gpu_mj()
+        self._reading = threading.Lock()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._keep_reading, name="energy", daemon=True)
 
-    def read(self) -> dict[str, float]:
-        """`core_seconds`; `peak_rss_mb`, the most memory held at once; `energy_wh`, watt-hours, or
-        NaN where the machine does not tell them.
+    def __enter__(self) -> Self:
+        if self._packages:
+            self._thread.start()
+        return self
 
-        The processors' counters start again at their end, after 40 minutes or more: read it more
-        often than that.
-        """
-        for i, package in enumerate(self._packages):
-            now = _number(package / "energy_uj")
-            if now < self._last[i]:
-                self._processors_uj += _number(package / "max_energy_range_uj")
-            self._processors_uj += now - self._last[i]
-            self._last[i] = now
-        joules = self._processors_uj / 1e6 + (self._gpu_mj() - self._gpu_before) / 1e3
-        return {
-            "core_seconds": _core_seconds() - self._core_seconds,
-            "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-            "energy_wh": joules / 3600 if self._told else math.nan,
-        }
+    def __exit__(self, *error: object) -> None:
+        self._ended.set()
+        if self._packages:
+            self._thread.join()
+
+    def read(self) -> Used:
+        """What was used since the meter was made."""
+        with self._reading:
+            for i, package in enumerate(self._packages):
+                now = _number(package / "energy_uj")
+                if now < self._last[i]:
+                    self._processors_uj += _number(package / "max_energy_range_uj")
+                self._processors_uj += now - self._last[i]
+                self._last[i] = now
+        return Used(
+            core_seconds=_core_seconds() - self._core_seconds,
+            peak_rss_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            processors_wh=self._processors_uj / 3.6e9 if self._told else math.nan,
+            gpu_wh=(self._gpu_mj() - self._gpu_before) / 3.6e6 if self._gpu else math.nan,
+        )
+
+    def _keep_reading(self) -> None:
+        while not self._ended.wait(OFTEN):
+            self.read()
 
     def _gpu_mj(self) -> float:
         if self._gpu is None:
@@ -66,17 +95,18 @@ def _core_seconds() -> float:
 
 
 def _packages(powercap: Path) -> list[Path]:
-    """The folders of the processors' packages whose counters may be read, which from Linux 5.10 on
-    is root's alone unless the machine's owner says otherwise."""
-    packages = []
-    for package in sorted(powercap.glob("intel-rapl:*")):
-        if package.name.count(":") > 1:  # a part of a package, which the package counts
-            continue
-        try:
+    """The folders of all packages; none if one may not be read, which from Linux 5.10 on is root's
+    alone unless the machine's owner says otherwise.
+
+    The other zones are parts of a package, or `psys`, the platform that the packages are part of.
+    """
+    zones = sorted(powercap.glob("intel-rapl:*"))
+    packages = [zone for zone in zones if (zone / "name").read_text().startswith("package-")]
+    try:
+        for package in packages:
             _number(package / "energy_uj")
-        except PermissionError:
-            continue
-        packages.append(package)
+    except PermissionError:
+        return []
     return packages
 
 

@@ -9,10 +9,7 @@ Ray Train starts the workers anew and they go on from the last checkpoint that w
 from __future__ import annotations
 
 import logging
-import math
-import shutil
 import signal
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,22 +20,16 @@ from typing import Any
 
 import ray
 import ray.train
-import torch
-from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.train.torch import TorchConfig, TorchTrainer
 
 from infra.errors import RecsysError
 from infra.loopback import LOOPBACK
-from infra.storage import atomic_folder
-from recsys.data.dataset import Dataset, read_info
-from recsys.data.split import split_dataset
+from recsys.data.dataset import read_info
 from recsys.models.catalog import kind_of
 from recsys.models.model import Model, ModelConfig, Tensors
 from recsys.training.checkpoint import Checkpoint, EpochReport, Progress
-from recsys.training.cost import Meter
-from recsys.training.epochs import finished, next_epoch
 from recsys.training.local_ray import connected
 from recsys.training.run import (
-    IN_PROCESS,
     RAY,
     REPORTS,
     START,
@@ -46,11 +37,10 @@ from recsys.training.run import (
     held,
     prepare,
     refusal,
-    refuse,
     seconds_spent,
 )
 from recsys.training.start import Start
-from recsys.training.workers import current_workers
+from recsys.training.train_loop import newest, train_loop
 
 MAX_FAILURES = 3
 """How often the workers are started anew after one has died."""
@@ -65,14 +55,18 @@ class FitResult:
     """A fitted model, and how it came about."""
 
     model: Model
+    data: str
+    """The fingerprint of the Dataset that it was fitted to."""
+    start: str | None
+    """The fitted model that it began from, if any."""
     history: list[EpochReport]
     best_epoch: int
     starts: int
     """How often the workers were started: more than 1 if any died or the run was resumed."""
     cost: dict[str, float]
     """`wall_s`, `core_s` of the workers, `peak_rss_mb` of the largest one, `workers`, `gpus`, and
-    `energy_wh` of their machines where these tell it; what a resumed run had spent before is
-    counted in."""
+    where the machines tell them `processors_wh` and `gpus_wh`, their energy; what a resumed run had
+    spent before is counted in."""
 
 
 def fit(
@@ -120,6 +114,7 @@ def fit(
         "dataset": str(dataset.resolve()),
         "epochs": epochs,
         "run_dir": str(run_dir),
+        "gpu": gpu,
     }
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     with held(run_dir):
@@ -132,6 +127,8 @@ def fit(
             progress, best = _run(options, run_dir, workers=workers, gpu=gpu)
     return FitResult(
         model=kind.model.restore(config, best),
+        data=identity.data,
+        start=identity.start,
         history=progress.history,
         best_epoch=progress.best_epoch,
         starts=progress.starts,
@@ -140,8 +137,8 @@ def fit(
             "core_s": progress.core_seconds,
             "peak_rss_mb": progress.peak_rss_mb,
             "workers": float(workers),
-            "gpus": float(workers if gpu else 0),
-            **({} if progress.energy_wh is None else {"energy_wh": progress.energy_wh}),
+            "gpus": float(max(workers, 1) if gpu else 0),
+            **progress.energy(),
         },
     )
 
@@ -152,7 +149,7 @@ def _run(
     """Run the workers to their end; returns how it went, and the best model's tensors."""
     kind = options["kind"]
     trainer = TorchTrainer(
-        _train,
+        train_loop,
         train_loop_config=options,
         torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
         scaling_config=ray.train.ScalingConfig(
@@ -176,7 +173,7 @@ def _run(
         raise TrainingFailed(f"training {kind} failed: {error}") from error
     if reason := refusal(run_dir):
         raise RecsysError(reason)
-    final = result.checkpoint or _newest(run_dir)  # a finished run resumed reports nothing new
+    final = result.checkpoint or newest(run_dir)  # a finished run resumed reports nothing new
     if final is None:
         raise TrainingFailed(f"training {kind} ended before its first epoch did")
     with final.as_directory() as folder:
@@ -227,107 +224,6 @@ def _cores(workers: int) -> int:
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     cores = [int(node["Resources"].get("CPU", 0)) for node in nodes if node["Alive"]]
     return max(1, min(sum(cores) // workers, *cores)) if cores else 1
-
-
-def _train(options: dict[str, Any]) -> None:
-    """What each worker runs. What is wrong with the input is wrong at every new start too, so it
-    is told and not raised, which would have Ray Train start again."""
-    try:
-        _train_epochs(options)
-    except RecsysError as error:
-        refuse(Path(options["run_dir"]), error.message)
-
-
-def _train_epochs(options: dict[str, Any]) -> None:
-    kind = kind_of(options["kind"])
-    device = get_device()
-    first_here = options["in_process"] or ray.train.get_context().get_local_rank() == 0
-    meter = Meter(device, counts_processors=first_here)
-    config = kind.config.model_validate(options["config"])
-    dataset = Dataset.load(Path(options["dataset"]))
-    split = split_dataset(dataset, options["protocol"])
-    workers = current_workers()
-    fitting = kind.fit(config, split.train, len(dataset.items), workers, device)
-    best = None
-    progress = Progress()
-    run_dir = Path(options["run_dir"])
-    resumed = _newest(run_dir) if options["in_process"] else ray.train.get_checkpoint()
-    if resumed is not None:
-        with resumed.as_directory() as folder:
-            checkpoint = Checkpoint.load(Path(folder))
-        fitting.load_state(checkpoint.state)
-        best, progress = checkpoint.best, checkpoint.progress
-    elif options["start"] is not None:
-        Start.load(run_dir / START, options["start"]).give(fitting, dataset.items)
-    progress = progress.model_copy(update={"starts": progress.starts + 1})
-    earlier = progress
-    max_epochs = options["epochs"] or fitting.max_epochs
-    while not finished(progress, max_epochs):
-        report, model = next_epoch(
-            fitting, split.validation, workers, progress=progress, max_epochs=max_epochs
-        )
-        used = torch.tensor([list(meter.read().values())], dtype=torch.float64)
-        core_seconds, rss_mb, energy_wh = workers.concatenate(used).unbind(1)
-        spent = (
-            math.nan if earlier.energy_wh is None else earlier.energy_wh
-        ) + energy_wh.sum().item()
-        progress = progress.model_copy(
-            update={
-                "history": [*progress.history, report],
-                "core_seconds": earlier.core_seconds + core_seconds.sum().item(),
-                "peak_rss_mb": max(progress.peak_rss_mb, rss_mb.max().item()),
-                "energy_wh": None if math.isnan(spent) else spent,
-            }
-        )
-        if progress.best_epoch == report.epoch:
-            best = model.tensors()
-        assert best is not None
-        checkpoint = Checkpoint(fitting.state(), best, progress)
-        if options["in_process"]:
-            _report_in_process(checkpoint, run_dir)
-        else:
-            _report(checkpoint, workers.rank)
-        if workers.rank == 0:
-            with (run_dir / REPORTS).open("a", encoding="utf-8") as file:
-                file.write(report.model_dump_json() + "\n")
-
-
-def _report(checkpoint: Checkpoint, rank: int) -> None:
-    """Hand the checkpoint to Ray Train, which puts it into the run's storage as a whole."""
-    if rank != 0:
-        ray.train.report({})
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        checkpoint.save(Path(folder))
-        ray.train.report(
-            _metrics(checkpoint), checkpoint=ray.train.Checkpoint.from_directory(folder)
-        )
-
-
-def _report_in_process(checkpoint: Checkpoint, run_dir: Path) -> None:
-    """The same without workers, where Ray Train stores nothing and remembers no earlier run."""
-    earlier = _checkpoints(run_dir)
-    folder = run_dir / IN_PROCESS / f"{len(checkpoint.progress.history):06d}"
-    with atomic_folder(folder) as unfinished:
-        checkpoint.save(unfinished)
-    ray.train.report(_metrics(checkpoint), checkpoint=ray.train.Checkpoint.from_directory(folder))
-    for each in earlier:
-        shutil.rmtree(each)
-
-
-def _metrics(checkpoint: Checkpoint) -> dict[str, float]:
-    report = checkpoint.progress.history[-1]
-    return {"loss": report.loss, "ndcg": report.ndcg}
-
-
-def _newest(run_dir: Path) -> ray.train.Checkpoint | None:
-    checkpoints = _checkpoints(run_dir)
-    return ray.train.Checkpoint.from_directory(checkpoints[-1]) if checkpoints else None
-
-
-def _checkpoints(run_dir: Path) -> list[Path]:
-    """The checkpoints of runs in one process, oldest first."""
-    return sorted((run_dir / IN_PROCESS).glob("[0-9]*"))
 
 
 @contextmanager

@@ -28,7 +28,7 @@ MAX_STARTS = 3
 REASON = "reason"
 """The attribute of a failed trial that says why."""
 
-_IDENTITY, _CUT_OFF = "identity", "cut off"
+_IDENTITY, _CUT_OFF, _STOPPED = "identity", "cut off", "stopped"
 
 Outcome = Literal["finished", "pruned", "failed"]
 
@@ -113,6 +113,13 @@ def trials(study: optuna.Study) -> list[Trial]:
     return [_trial(number, trial) for number, trial in enumerate(counted, 1)]
 
 
+def stop(study: optuna.Study, number: int) -> None:
+    """End the trial in hand because a person wants it: it is done again, however often."""
+    for name in (_CUT_OFF, _STOPPED):
+        study.set_user_attr(name, [*study.user_attrs.get(name, []), number])
+    study.tell(number, state=TrialState.FAIL)
+
+
 def _mend(journal: Path) -> None:
     """Take away what a crash left behind, which Optuna would wait for or stumble over: its lock,
     and a last line without an end."""
@@ -144,7 +151,8 @@ def _give_up_cut_off(study: optuna.Study) -> None:
     happened `MAX_STARTS` times in a row."""
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         cut_off = study.user_attrs.get(_CUT_OFF, [])
-        if not {trial.number - i for i in range(1, MAX_STARTS)} <= set(cut_off):
+        died = set(cut_off) - set(study.user_attrs.get(_STOPPED, []))
+        if not {trial.number - i for i in range(1, MAX_STARTS)} <= died:
             study.set_user_attr(_CUT_OFF, [*cut_off, trial.number])
         study.tell(trial.number, state=TrialState.FAIL)
 

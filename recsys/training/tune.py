@@ -40,7 +40,7 @@ from recsys.models.model import Alone, ModelConfig
 from recsys.models.ranges import Between, Range
 from recsys.training.checkpoint import EpochReport, Progress
 from recsys.training.epochs import finished, next_epoch
-from recsys.training.study import REASON, Trial, opened, trials
+from recsys.training.study import REASON, Trial, opened, stop, trials
 
 _PRUNER = optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=4)
 """Ends no trial before five have finished, nor before its fifth epoch."""
@@ -180,6 +180,9 @@ def _run(
             if report.epoch + 1 < report.max_epochs and trial.should_prune():
                 study.tell(trial, state=TrialState.PRUNED)
                 return
+    except KeyboardInterrupt:
+        stop(study, trial.number)
+        raise
     except _FAILURES as error:
         trial.set_user_attr(REASON, _reason(error))
         study.tell(trial, state=TrialState.FAIL)

@@ -13,7 +13,7 @@ from infra.errors import RecsysError
 NAME = "bench"
 
 BENCHMARKS = {
-    "train": "quality against time of training: ours, EASE and RecTools on one split",
+    "train": "quality against time of training: ours, EASE, implicit and RecTools on one split",
     "scaling": "the same training on 1, 2, 4 .. workers of one core each",
     "als": "seconds of iALS to the loss at which implicit ends",
     "quality": "popularity and iALS beside implicit, each at its best, on one split",

@@ -46,6 +46,13 @@ def print_json(value: Any) -> None:
     typer.echo(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY))
 
 
+def short(value: object) -> str:
+    """A value for a table: of a number four digits, and the thousands apart."""
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
 def told(error: RecsysError | OSError) -> str:
     """What was wrong, where, and what to do."""
     if isinstance(error, RecsysError):

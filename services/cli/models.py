@@ -9,7 +9,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from services.cli.console import AsJson, out, print_json
+from services.cli.console import AsJson, out, print_json, short
 
 if TYPE_CHECKING:
     from recsys.registry import Registry
@@ -69,16 +69,12 @@ def show(reference: Reference, as_json: AsJson = False) -> None:
     for field, value in values.items():
         shown = value
         if isinstance(value, dict):
-            shown = ", ".join(f"{key}: {_short(each)}" for key, each in value.items())
+            shown = ", ".join(f"{key}: {short(each)}" for key, each in value.items())
         facts.add_row(field, escape(str(shown)))
     facts.add_row("items", f"{len(bundle.items):,}")
     out.print(facts)
     for report in manifest.metrics:
         out.print(table({bundle.name: report}))
-
-
-def _short(value: object) -> str:
-    return f"{value:,.4g}" if isinstance(value, float) else str(value)
 
 
 @app.command()

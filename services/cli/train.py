@@ -101,7 +101,7 @@ def command(
     name = name or kind
     registry = Registry(settings.models_dir)
     registry.versions(name)  # refuses a name that cannot be one, before hours are spent
-    start, base = _start(registry, name, kind) if warm_start else (None, {})
+    start, base = _start(registry, name, kind, split) if warm_start else (None, {})
     if preset is not None:
         base |= presets.preset(kind, preset)
     model_config = read_config(kind, config, set_ or [], seed, base)
@@ -138,13 +138,24 @@ def command(
     out.print(f"{name} {published.version}" + (" is in service." if activate else " is sealed."))
 
 
-def _start(registry: Registry, name: str, kind: str) -> tuple[Start, dict[str, Any]]:
-    """The active version, to begin from, and its hyper-parameters."""
+def _start(registry: Registry, name: str, kind: str, split: str) -> tuple[Start, dict[str, Any]]:
+    """The active version, to begin from, and its hyper-parameters.
+
+    It must have been held out from as the new one will be: under another split it has learnt
+    events that the new one is measured on.
+    """
     from recsys.training.start import Start
 
     bundle = registry.open_active(name)
     if bundle.manifest.kind != kind:
         raise RecsysError(f"{name} is of the kind {bundle.manifest.kind}, not {kind}")
+    for report in bundle.manifest.metrics:
+        if report.protocol["split"] != split:
+            raise RecsysError(
+                f"{name} {bundle.version} was fitted with --split {report.protocol['split']}, and "
+                f"has learnt events that --split {split} measures with: give it the same, or train "
+                "without --warm-start"
+            )
     start = Start(f"{name} {bundle.version}", bundle.items, bundle.model.tensors())
     return start, bundle.model.config.model_dump()
 

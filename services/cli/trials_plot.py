@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from recsys.training.study import Trial
+from services.cli.console import short
 
 COLOURS = {"finished": "#0b6e99", "pruned": "#c4951a", "failed": "#a3123f"}
 
@@ -28,7 +29,7 @@ def trials_plot(trials: Sequence[Trial], best: Trial) -> Figure:
         epochs = range(1, len(trial.curve) + 1)
         width = 3.0 if trial == best else 0.8
         right.plot(epochs, trial.curve, color=COLOURS[trial.outcome], linewidth=width)
-    values = ", ".join(f"{name} {_short(value)}" for name, value in best.values.items())
+    values = ", ".join(f"{name} {short(value)}" for name, value in best.values.items())
     figure.suptitle(f"Best: trial {best.number}, NDCG@10 {best.ndcg:.4f}\n{values}", wrap=True)
     left.set(xlabel="trial", ylabel="validation NDCG@10, and the best so far")
     right.set(xlabel="epoch", ylabel="validation NDCG@10")
@@ -38,7 +39,3 @@ def trials_plot(trials: Sequence[Trial], best: Trial) -> Figure:
         axes.set_axisbelow(True)
     left.legend()
     return figure
-
-
-def _short(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)

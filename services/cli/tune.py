@@ -19,7 +19,7 @@ from rich.table import Table
 
 from infra.errors import RecsysError
 from infra.storage import atomic_file
-from services.cli.console import AsJson, err, out, print_json
+from services.cli.console import AsJson, err, out, print_json, short
 from services.cli.train import SplitName, read_config
 
 if TYPE_CHECKING:
@@ -55,6 +55,9 @@ def command(
         list[str] | None,
         typer.Option("--set", help="Keep a hyper-parameter, as dim=128, instead of searching it."),
     ] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="What the search begins from, instead of the defaults.")
+    ] = None,
     name: Annotated[
         str | None, typer.Option(help="The name of the study; the kind by default.")
     ] = None,
@@ -71,8 +74,9 @@ def command(
 ) -> None:
     """Search a model's hyper-parameters for the best NDCG@10 on the validation part.
 
-    The test part is never looked at. The first trial has the defaults, and a trial that stays
-    behind the others is ended early. Ctrl-C, or a crash, loses the trial in hand and no other.
+    The test part is never looked at. The first trial has the defaults, or a preset, and a trial
+    that stays behind the others is ended early. Ctrl-C, or a crash, loses the trial in hand and no
+    other.
 
       recsys tune ials --data ./films --trials 40
       recsys tune ials --data ./films --trials 80 --resume
@@ -86,13 +90,15 @@ def command(
         raise RecsysError(f"--output {output} is a folder: name a file")
 
     from infra.settings import load_settings
+    from recsys.models import presets
     from recsys.training.tune import tune
     from services.cli.trials_plot import trials_plot
 
     folder = load_settings().state_dir / "studies" / name
     file, plot = output or folder / "config.toml", folder / "trials.svg"
     assignments = set_ or []
-    config = read_config(kind, None, assignments, seed, {})
+    base = {} if preset is None else presets.preset(kind, preset)
+    config = read_config(kind, None, assignments, seed, base)
     with _progress(trials) as callbacks:
         tuned = tune(
             config,
@@ -108,6 +114,7 @@ def command(
         )
     train = ["recsys", "train", kind, "--data", str(data), "--config", str(file)]
     train += [] if split == "leave_one_out" else ["--split", split]
+    train += [] if seed == 0 else ["--seed", str(seed)]
     with atomic_file(file, "w") as writer:
         writer.write(_toml(tuned, folder))
     with atomic_file(plot) as drawn:
@@ -162,7 +169,7 @@ def _progress(n_trials: int) -> Iterator[dict[str, Any]]:
             )
 
         def on_trial(trial: Trial) -> None:
-            values = "  ".join(f"{name} {_short(value)}" for name, value in trial.values.items())
+            values = "  ".join(f"{name} {short(value)}" for name, value in trial.values.items())
             reason = f"  {trial.reason}" if trial.reason else ""
             line = f"trial {trial.number:3}  {trial.ndcg:.4f} {trial.outcome:8}  {values}{reason}"
             progress.console.print(line, soft_wrap=True, markup=False)
@@ -184,7 +191,7 @@ def _table(tuned: Tuned) -> Table:
     table.add_row("epochs", "", *(str(len(trial.curve)) for trial in shown))
     table.add_row("seconds", "", *(f"{trial.seconds:.1f}" for trial in shown), end_section=True)
     for name, searched in tuned.ranges.items():
-        table.add_row(name, str(searched), *(_short(trial.values.get(name, "")) for trial in shown))
+        table.add_row(name, str(searched), *(short(trial.values.get(name, "")) for trial in shown))
     return table
 
 
@@ -215,7 +222,3 @@ def _json(trial: Trial) -> dict[str, Any]:
         "values": trial.values,
         "reason": trial.reason or None,
     }
-
-
-def _short(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -197,7 +197,7 @@ def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"\xff", b"[]", b"[" * 100_000, b"{}", b'{"format_version": 1}']
+    "content", [b"", b"{", b"\xff", b"[]", b"[" * 100_000, b"{}", b'{"format_version": 2}']
 )
 def test_a_manifest_that_cannot_be_read_is_refused(sealed: Path, content: bytes) -> None:
     (sealed / "manifest.json").write_bytes(content)
@@ -213,7 +213,7 @@ def test_an_altered_manifest_is_refused(sealed: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda d: d.update(format_version=2), "format version 2"),
+        (lambda d: d.update(format_version=1), "format version 1"),
         (lambda d: d.update(kind="oracle"), "'oracle'"),
         (lambda d: d.update(surprise=1), "surprise"),
         (lambda d: d.pop("files"), "files"),

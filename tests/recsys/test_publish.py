@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from infra.errors import RecsysError
 from recsys.data.dataset import Dataset
 from recsys.data.split import split_dataset
 from recsys.models.ials import IalsConfig
@@ -35,7 +37,28 @@ def test_a_published_version_tells_its_data_cost_measure_and_parent(
     assert manifest.cost == fitted.cost
     assert manifest.metrics == [first.test]
     assert manifest.parent == first.version
+    assert manifest.started_from is None
     np.testing.assert_array_equal(second.popularity.sum(), len(split.train.items))
+
+
+def test_a_version_tells_the_fitted_model_that_its_training_began_from(
+    ring: Path, fitted: FitResult, tmp_path: Path
+) -> None:
+    dataset, registry = Dataset.load(ring), Registry(tmp_path)
+    warm = replace(fitted, start="ials v0001")
+    split = split_dataset(dataset, "leave_one_out")
+    version = publish(registry, "ials", dataset, split, warm).version
+    assert registry.open(f"ials@{version}").manifest.started_from == "ials v0001"
+
+
+def test_a_model_of_other_data_is_not_published(
+    ring: Path, fitted: FitResult, tmp_path: Path
+) -> None:
+    dataset, registry = Dataset.load(ring), Registry(tmp_path)
+    elsewhere = replace(fitted, data="of other data")
+    with pytest.raises(RecsysError, match="is not the data that ials was fitted to"):
+        publish(registry, "ials", dataset, split_dataset(dataset, "leave_one_out"), elsewhere)
+    assert registry.versions("ials") == []
 
 
 def test_an_index_made_anew_is_another_version_of_the_same_model(

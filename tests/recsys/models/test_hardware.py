@@ -45,6 +45,17 @@ def test_nothing_is_compiled_for_a_processor() -> None:
         assert fast_forward(network, CPU) is network
 
 
-def test_a_processor_trains_in_bfloat16_only_where_it_multiplies_it_faster() -> None:
-    fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    assert fast_dtype(CPU) == (torch.bfloat16 if fast else torch.float32)
+@pytest.mark.parametrize(
+    ("avx512", "amx", "dtype"),
+    [
+        (False, False, torch.float32),
+        (True, False, torch.bfloat16),
+        (False, True, torch.bfloat16),
+    ],
+)
+def test_a_processor_trains_in_bfloat16_only_where_it_multiplies_it_faster(
+    avx512: bool, amx: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    assert fast_dtype(CPU) == dtype

@@ -143,6 +143,7 @@ def test_dropout_drops_its_share_and_keeps_the_mean() -> None:
     assert (dropped == 0).double().mean().item() == pytest.approx(0.25, abs=0.003)
     assert dropped.double().mean().item() == pytest.approx(1, abs=0.005)
     assert torch.equal(Dropout(0.25).eval()(torch.ones(3)), torch.ones(3))
+    assert Dropout(0.9999)(torch.ones(100_000)).unique().tolist() == [0, 256]
 
 
 def test_heads_that_do_not_divide_the_dimension_are_refused() -> None:

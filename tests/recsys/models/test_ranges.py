@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys.models.catalog import KINDS
+from recsys.models.model import ModelConfig
+from recsys.models.presets import PRESETS
 from recsys.models.ranges import OneOf, Range
 
 SEARCHED = [name for name, kind in KINDS.items() if kind.config.ranges]
@@ -29,8 +31,18 @@ def test_all_models_but_popularity_have_something_to_search() -> None:
 
 
 @pytest.mark.parametrize("name", SEARCHED)
-def test_a_default_is_one_of_the_values_to_try(name: str) -> None:
-    config = KINDS[name].config()
+def test_the_defaults_are_among_the_values_to_try(name: str) -> None:
+    assert_within(KINDS[name].config())
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [(kind, name) for kind, named in PRESETS.items() for name in named]
+)
+def test_every_preset_is_among_the_values_to_try(kind: str, name: str) -> None:
+    assert_within(KINDS[kind].config.model_validate(PRESETS[kind][name]))
+
+
+def assert_within(config: ModelConfig) -> None:
     for field, searched in config.ranges.items():
         default = getattr(config, field)
         if isinstance(searched, OneOf):

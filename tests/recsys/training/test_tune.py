@@ -140,16 +140,30 @@ def test_a_killed_study_goes_on_as_if_it_had_not_been(ring: Path, tmp_path: Path
 def test_a_trial_that_the_process_never_outlives_counts_as_failed(
     ring: Path, tmp_path: Path
 ) -> None:
+    def end(number: int, report: EpochReport) -> None:
+        if number == 2:
+            raise SystemExit
+
+    for _ in range(MAX_STARTS):
+        with pytest.raises(SystemExit):
+            search(ring, tmp_path, resume=True, on_epoch=end)
+    tuned = search(ring, tmp_path, resume=True)
+    assert [trial.outcome for trial in tuned.trials] == ["finished", "failed", "finished"]
+    assert f"ended {MAX_STARTS} times" in tuned.trials[1].reason
+
+
+def test_a_trial_that_a_person_stops_is_done_again_however_often(
+    ring: Path, tmp_path: Path
+) -> None:
     def interrupt(number: int, report: EpochReport) -> None:
         if number == 2:
             raise KeyboardInterrupt
 
-    for _ in range(MAX_STARTS):
+    for _ in range(MAX_STARTS + 1):
         with pytest.raises(KeyboardInterrupt):
             search(ring, tmp_path, resume=True, on_epoch=interrupt)
     tuned = search(ring, tmp_path, resume=True)
-    assert [trial.outcome for trial in tuned.trials] == ["finished", "failed", "finished"]
-    assert f"ended {MAX_STARTS} times" in tuned.trials[1].reason
+    assert [trial.outcome for trial in tuned.trials] == ["finished"] * 3
 
 
 def test_what_a_crash_leaves_in_the_folder_is_in_nobodys_way(ring: Path, tmp_path: Path) -> None:

@@ -11,10 +11,12 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as processes
 
+from infra.errors import RecsysError
 from recsys.data.histories import Histories
 from recsys.models.model import Alone, Workers
 from recsys.models.next_item import NextItemFit
 from recsys.models.sasrec import SasrecConfig
+from recsys.training.train_loop import AnotherRefused, unanimous
 from recsys.training.workers import current_workers
 
 SIZE = 2
@@ -36,12 +38,20 @@ def one_worker(rank: int, folder: str) -> None:
     )
     workers = current_workers()
     losses, items = epochs(workers)
+    how = "agreed"
+    try:
+        with unanimous(workers):
+            if rank == 1:
+                raise RecsysError("no such data here")
+    except (RecsysError, AnotherRefused) as error:
+        how = type(error).__name__
     torch.save(
         {
             "sum": workers.sum(torch.tensor([rank + 1.0, 10.0])),
             "concatenated": workers.concatenate(torch.full((rank + 1, 2), float(rank))),
             "losses": torch.tensor(losses),
             "items": torch.from_numpy(items),
+            "how": how,
         },
         Path(folder) / f"{rank}.pt",
     )
@@ -74,6 +84,10 @@ def test_tensors_of_other_lengths_come_end_to_end_by_rank(
 ) -> None:
     for each in found:
         assert each["concatenated"].tolist() == [[0, 0], [1, 1], [1, 1]]
+
+
+def test_what_one_worker_refuses_all_do_at_once(found: list[dict[str, torch.Tensor]]) -> None:
+    assert [each["how"] for each in found] == ["AnotherRefused", "RecsysError"]
 
 
 def test_two_workers_train_the_model_that_one_does(found: list[dict[str, torch.Tensor]]) -> None:
