@@ -21,7 +21,8 @@ LONG_HISTORIES: dict[str, Any] = {
 
 SHORT_HISTORIES: dict[str, Any] = {
     "block": "gated",
-    "dim": 128,
+    "dim": 256,
+    "heads": 4,
     "dropout": 0.5,
     "max_length": 50,
     "batch_size": 128,
