@@ -40,7 +40,7 @@ def kind(name: str, train: Histories, n_items: int, settings: dict[str, str]) ->
     fit = kind_of(name).fit(config, train, n_items, Alone(), device)
     for epoch in range(fit.max_epochs):
         fit.run_epoch(epoch)
-        yield partial(_scores, fit.model())
+        yield partial(scores, fit.model())
 
 
 def ease(train: Histories, n_items: int) -> Iterator[Scorer]:
@@ -54,7 +54,8 @@ def ease(train: Histories, n_items: int) -> Iterator[Scorer]:
         yield partial(_weighted, weights)
 
 
-def _scores(model: Model, histories: Histories) -> NDArray[np.float32]:
+def scores(model: Model, histories: Histories) -> NDArray[np.float32]:
+    """Float32[B, N]."""
     return model.query_vectors(histories) @ model.item_vectors.T
 
 
@@ -69,7 +70,7 @@ def _matrix(histories: Histories, n_items: int) -> NDArray[np.float32]:
     return dense
 
 
-def _top(scorer: Scorer, histories: Histories, k: int) -> NDArray[np.int64]:
+def top(scorer: Scorer, histories: Histories, k: int) -> NDArray[np.int64]:
     """Int64[B, k], the best unseen items of each history."""
     parts = []
     for start in range(0, len(histories), QUERIES_AT_ONCE):
@@ -97,8 +98,8 @@ def main() -> None:
         part = Path(output) / f"{epoch:04d}.part.npz"
         np.savez(
             part,
-            validation=_top(scorer, train.take(given["users"]), k),
-            test=_top(scorer, asked, k),
+            validation=top(scorer, train.take(given["users"]), k),
+            test=top(scorer, asked, k),
             seconds=seconds,
             peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         )

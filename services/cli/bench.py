@@ -14,6 +14,7 @@ NAME = "bench"
 
 BENCHMARKS = {
     "train": "quality against time of training: ours, EASE, implicit and RecTools on one split",
+    "warm-start": "seconds to a quality from yesterday's model, beside from nothing",
     "scaling": "the same training on 1, 2, 4 .. workers of one core each",
     "als": "seconds of iALS to the loss at which implicit ends",
     "quality": "popularity and iALS beside implicit, each at its best, on one split",
@@ -40,4 +41,5 @@ def command(
     if benchmark not in BENCHMARKS:
         raise RecsysError(f"there is no benchmark {benchmark!r}; there are {', '.join(BENCHMARKS)}")
     sys.argv = [f"recsys bench {benchmark}", *context.args]
-    runpy.run_module(f"benchmarks.{benchmark}", run_name="__main__", alter_sys=False)
+    module = f"benchmarks.{benchmark.replace('-', '_')}"
+    runpy.run_module(module, run_name="__main__", alter_sys=False)
