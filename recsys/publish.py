@@ -49,8 +49,16 @@ def publish(
             f"{dataset.path} is not the data that {name} was fitted to: it was imported anew "
             "meanwhile. Train again"
         )
-    popularity = np.bincount(split.train.items, minlength=len(dataset.items))
-    test = evaluate(fitted.model, split.test, protocol=split.protocol, popularity=popularity, ks=KS)
+    learnt = split.before_test if fitted.learnt_validation else split.train
+    popularity = np.bincount(learnt.items, minlength=len(dataset.items))
+    test = evaluate(
+        fitted.model,
+        split.test,
+        protocol=split.protocol,
+        popularity=popularity,
+        learnt="train and validation" if fitted.learnt_validation else "train",
+        ks=KS,
+    )
     index = Index.build(fitted.model.item_vectors, queries=_queries(fitted.model, split))
     version = registry.add(
         name,

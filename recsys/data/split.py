@@ -43,6 +43,10 @@ class Split:
     train: Histories
     """The training part of all users, row u for user u; some may be empty."""
 
+    before_test: Histories
+    """The training and the validation part of all users, row u for user u: for a fit that has
+    nothing left to choose."""
+
     validation: Holdout
     """For every choice that is made while training."""
 
@@ -64,6 +68,7 @@ def leave_one_out(histories: Histories) -> Split:
     known = whole.without_last(1)
     return Split(
         train=_head(histories, histories.lengths - held_out),
+        before_test=_head(histories, histories.lengths - held_out // 2),
         validation=Holdout(asked, whole.without_last(2), known.last(1)),
         test=Holdout(asked, known, whole.last(1)),
         protocol="leave_one_out",
@@ -92,6 +97,7 @@ def temporal(
     known = _count_before(histories, timestamps, test_from)
     split = Split(
         train=_head(histories, trained),
+        before_test=_head(histories, known),
         validation=_between(histories, trained, known),
         test=_between(histories, known, histories.lengths),
         protocol="temporal",

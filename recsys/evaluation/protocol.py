@@ -8,6 +8,7 @@ k by score and then by row, and the metrics of `metrics.py` over users.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -24,6 +25,9 @@ _SCORES_AT_ONCE = 2**24
 
 _LEVEL = 0.95
 
+Learnt = Literal["train", "train and validation"]
+"""The parts of the split that a model was fitted to."""
+
 
 def evaluate(
     model: Model,
@@ -31,6 +35,7 @@ def evaluate(
     *,
     protocol: str,
     popularity: NDArray[np.int64],
+    learnt: Learnt = "train",
     ks: Sequence[int] = (10,),
     mask_seen: bool = True,
     resamples: int = 1000,
@@ -40,9 +45,10 @@ def evaluate(
     """Rank the full catalogue for every user of the holdout and measure it at each cut-off.
 
     protocol: the split's name, as the report shall state it. popularity: Int64[N], how often
-    each item stands in the training histories. progress is called with (users done, users).
-    Raises ValueError if the model has another number of items than `popularity`, or the holdout
-    has no user. O(users · N · D) time; memory beside the vectors is bounded.
+    each item stands in the histories that were learnt, of the parts `learnt`. progress is called
+    with (users done, users). Raises ValueError if the model has another number of items than
+    `popularity`, or the holdout has no user. O(users · N · D) time; memory beside the vectors is
+    bounded.
     """
     n_items = len(popularity)
     if len(model.item_vectors) != n_items:
@@ -59,6 +65,7 @@ def evaluate(
         holdout,
         protocol=protocol,
         popularity=popularity,
+        learnt=learnt,
         ks=ks,
         mask_seen=mask_seen,
         resamples=resamples,
@@ -72,6 +79,7 @@ def assess(
     *,
     protocol: str,
     popularity: NDArray[np.int64],
+    learnt: Learnt = "train",
     ks: Sequence[int] = (10,),
     mask_seen: bool = True,
     resamples: int = 1000,
@@ -110,6 +118,7 @@ def assess(
         metrics={name: estimates[name] for name in in_order},
         protocol={
             "split": protocol,
+            "learnt": learnt,
             "ranking": "full catalogue",
             "seen_masked": mask_seen,
             "users": len(holdout.users),

@@ -118,8 +118,9 @@ def _caption(reports: Mapping[str, Report]) -> str | None:
 def describe(protocol: Mapping[str, str | int | float | bool]) -> str:
     """The protocol in one line for a person."""
     seen = "masked" if protocol["seen_masked"] else "ranked too"
+    learnt = protocol.get("learnt", "train")  # which earlier releases did not state
     return (
-        f"{protocol['split']}; {protocol['users']:,} users; full-catalogue ranking of "
-        f"{protocol['items']:,} items, seen items {seen}; "
+        f"{protocol['split']}, {learnt} learnt; {protocol['users']:,} users; "
+        f"full-catalogue ranking of {protocol['items']:,} items, seen items {seen}; "
         f"{protocol['interval']}"
     )

@@ -41,8 +41,8 @@ class EpochReport(BaseModel):
     loss: float
     """The training loss."""
 
-    ndcg: float
-    """NDCG@10 on the validation part."""
+    ndcg: float | None
+    """NDCG@10 on the validation part; None for a fit that learns it."""
 
     seconds: float
     """Wall-clock seconds of the epoch, validation included."""
@@ -71,10 +71,13 @@ class Progress(BaseModel):
     gpus_wh: float | None = 0.0
     """The same of the GPUs."""
 
+    peak_gpu_mb: float | None = 0.0
+    """The most memory that any worker has held on its GPU, in MB; None without GPUs."""
+
     def after(self, report: EpochReport, earlier: Progress, used: torch.Tensor) -> Progress:
-        """One epoch further. earlier: when the workers were started. used: Float64[workers, 4],
+        """One epoch further. earlier: when the workers were started. used: Float64[workers, 5],
         what each has used since, in the order of `Meter.read`."""
-        core_seconds, rss_mb, processors_wh, gpus_wh = used.unbind(1)
+        core_seconds, rss_mb, processors_wh, gpus_wh, gpu_mb = used.unbind(1)
         return self.model_copy(
             update={
                 "history": [*self.history, report],
@@ -82,23 +85,37 @@ class Progress(BaseModel):
                 "peak_rss_mb": max(self.peak_rss_mb, rss_mb.max().item()),
                 "processors_wh": _plus(earlier.processors_wh, processors_wh.sum().item()),
                 "gpus_wh": _plus(earlier.gpus_wh, gpus_wh.sum().item()),
+                "peak_gpu_mb": _most(self.peak_gpu_mb, gpu_mb.max().item()),
             }
         )
 
-    def energy(self) -> dict[str, float]:
-        """`processors_wh` and `gpus_wh`, each where it is known."""
-        both = {"processors_wh": self.processors_wh, "gpus_wh": self.gpus_wh}
-        return {name: value for name, value in both.items() if value is not None}
+    def known(self) -> dict[str, float]:
+        """`processors_wh`, `gpus_wh` and `peak_gpu_mb`, each where it is known."""
+        all_ = {
+            "processors_wh": self.processors_wh,
+            "gpus_wh": self.gpus_wh,
+            "peak_gpu_mb": self.peak_gpu_mb,
+        }
+        return {name: value for name, value in all_.items() if value is not None}
 
     @property
     def best_epoch(self) -> int:
-        """The epoch of the highest validation NDCG@10, the earliest of equals."""
-        return max(self.history, key=lambda report: (report.ndcg, -report.epoch)).epoch
+        """The epoch of the highest validation NDCG@10, the earliest of equals; the last one of a
+        fit that is not validated."""
+        measured = [
+            (report.ndcg, -report.epoch) for report in self.history if report.ndcg is not None
+        ]
+        return -max(measured)[1] if measured else self.history[-1].epoch
 
 
 def _plus(before: float | None, more: float) -> float | None:
     """The sum, None where either is not known."""
     return None if before is None or math.isnan(more) else before + more
+
+
+def _most(before: float | None, now: float) -> float | None:
+    """The larger one, None where either is not known."""
+    return None if before is None or math.isnan(now) else max(before, now)
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,21 @@ class Used(NamedTuple):
     tell them, as most virtual machines do not."""
     gpu_wh: float
     """The same of the worker's GPU; NaN without one."""
+    peak_gpu_mb: float
+    """The most of the GPU's memory that PyTorch has held for tensors; NaN without one."""
+
+
+SUMS = ("wall_s", "core_s", "processors_wh", "gpus_wh")
+"""Of a fit's cost, what two fits add up to; memory and machines are the larger one's."""
+
+
+def of_both(first: dict[str, float], second: dict[str, float]) -> dict[str, float]:
+    """The cost of two fits, one after the other: what both know."""
+    return {
+        name: first[name] + second[name] if name in SUMS else max(first[name], second[name])
+        for name in first
+        if name in second
+    }
 
 
 class Meter:
@@ -47,6 +62,7 @@ class Meter:
         self._told = bool(self._packages) or not counts_processors
         self._last = [_number(package / "energy_uj") for package in self._packages]
         self._processors_uj = 0.0
+        self._device = device
         self._gpu = _gpu(device)
         self._gpu_before = self._gpu_mj()
         self._reading = threading.Lock()
@@ -77,6 +93,7 @@ class Meter:
             peak_rss_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
             processors_wh=self._processors_uj / 3.6e9 if self._told else math.nan,
             gpu_wh=(self._gpu_mj() - self._gpu_before) / 3.6e6 if self._gpu else math.nan,
+            peak_gpu_mb=_peak_gpu_mb(self._device),
         )
 
     def _keep_reading(self) -> None:
@@ -87,6 +104,12 @@ class Meter:
         if self._gpu is None:
             return 0.0
         return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(self._gpu))
+
+
+def _peak_gpu_mb(device: torch.device) -> float:
+    if device.type != "cuda":
+        return math.nan
+    return torch.cuda.max_memory_allocated(device) / 2**20
 
 
 def _core_seconds() -> float:

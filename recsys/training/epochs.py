@@ -18,10 +18,16 @@ PATIENCE = 8
 
 
 def next_epoch(
-    fitting: Fit, validation: Holdout, workers: Workers, *, progress: Progress, max_epochs: int
+    fitting: Fit,
+    validation: Holdout | None,
+    workers: Workers,
+    *,
+    progress: Progress,
+    max_epochs: int,
 ) -> tuple[EpochReport, Model]:
     """Run the epoch after those of `progress`; returns what it came to, the same on every worker,
-    and the model that it gave. Raises RecsysError if the numbers leave what floats can hold."""
+    and the model that it gave. validation: None measures nothing. Raises
+    RecsysError if the numbers leave what floats can hold."""
     began, epoch = time.monotonic(), len(progress.history)
     logs = _run(fitting, epoch)
     model = fitting.model()
@@ -29,7 +35,7 @@ def next_epoch(
         epoch=epoch,
         max_epochs=max_epochs,
         loss=logs["loss"],
-        ndcg=validate(model, validation, workers)["ndcg@10"],
+        ndcg=None if validation is None else validate(model, validation, workers)["ndcg@10"],
         seconds=time.monotonic() - began,
     )
     return report, model

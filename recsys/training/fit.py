@@ -2,7 +2,8 @@
 
 The loop knows no model and a model knows no loop: each worker makes the kind's `Fit`, runs it an
 epoch at a time, validates, and reports a checkpoint. When NDCG@10 on the validation part has not
-risen for some epochs, it stops; the best epoch's model is the result. When a worker dies,
+risen for some epochs, it stops; the best epoch's model is the result. `refit` then fits once more,
+to the validation part as well, for as many epochs. When a worker dies,
 Ray Train starts the workers anew and they go on from the last checkpoint that was committed.
 """
 
@@ -14,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,11 @@ from recsys.data.dataset import read_info
 from recsys.models.catalog import kind_of
 from recsys.models.model import Model, ModelConfig, Tensors
 from recsys.training.checkpoint import Checkpoint, EpochReport, Progress
+from recsys.training.cost import of_both
 from recsys.training.local_ray import connected
 from recsys.training.run import (
     RAY,
+    REFIT,
     REPORTS,
     START,
     Identity,
@@ -59,14 +62,17 @@ class FitResult:
     """The fingerprint of the Dataset that it was fitted to."""
     start: str | None
     """The fitted model that it began from, if any."""
+    learnt_validation: bool
+    """Whether it was fitted to the validation part too."""
     history: list[EpochReport]
+    """Of the fit that was validated."""
     best_epoch: int
     starts: int
     """How often the workers were started: more than 1 if any died or the run was resumed."""
     cost: dict[str, float]
     """`wall_s`, `core_s` of the workers, `peak_rss_mb` of the largest one, `workers`, `gpus`, and
-    where the machines tell them `processors_wh` and `gpus_wh`, their energy; what a resumed run had
-    spent before is counted in."""
+    where the machines tell them `processors_wh` and `gpus_wh`, their energy, and with GPUs
+    `peak_gpu_mb` of the fullest one; what a resumed run had spent before is counted in."""
 
 
 def fit(
@@ -80,6 +86,7 @@ def fit(
     epochs: int | None = None,
     resume: bool = False,
     start: Start | None = None,
+    learn_validation: bool = False,
     on_epoch: Callable[[EpochReport], None] | None = None,
 ) -> FitResult:
     """Fit the model of `config` to the training part of the Dataset in the folder `dataset`.
@@ -89,6 +96,8 @@ def fit(
     workers: Ray Train workers, in the Ray that this process is connected to or else in one that
     lasts as long as the fit; 0 trains in this process and needs no Ray. gpu: one each.
     start: begin from this fitted model of the same kind.
+    learn_validation: fit to the validation part too. Nothing is left to choose an epoch by: all
+    `epochs` are run, and the last one's model is the result.
     on_epoch: called in this process, in a thread of its own, after each epoch; again for an epoch
     that is done again because a worker died.
 
@@ -107,6 +116,7 @@ def fit(
         data=data.fingerprint,
         protocol=protocol,
         start=None if start is None else start.name,
+        learn_validation=learn_validation,
         in_process=workers == 0,
     )
     options = {
@@ -129,6 +139,7 @@ def fit(
         model=kind.model.restore(config, best),
         data=identity.data,
         start=identity.start,
+        learnt_validation=learn_validation,
         history=progress.history,
         best_epoch=progress.best_epoch,
         starts=progress.starts,
@@ -138,8 +149,30 @@ def fit(
             "peak_rss_mb": progress.peak_rss_mb,
             "workers": float(workers),
             "gpus": float(max(workers, 1) if gpu else 0),
-            **progress.energy(),
+            **progress.known(),
         },
+    )
+
+
+def refit(chosen: FitResult, dataset: Path, *, run_dir: Path, **options: Any) -> FitResult:
+    """Fit the model of `chosen` once more, to all that comes before the test part, for as many
+    epochs as were best on the validation part; the newest events are the most worth learning.
+
+    run_dir and options: those of the fit that gave `chosen`, which is resumed in the same folder.
+    The result's history is of the fit that chose, its cost that of both.
+    """
+    again = fit(
+        chosen.model.config,
+        dataset,
+        run_dir=run_dir / REFIT,
+        **(options | {"epochs": chosen.best_epoch + 1, "learn_validation": True}),
+    )
+    return replace(
+        again,
+        history=chosen.history,
+        best_epoch=chosen.best_epoch,
+        starts=chosen.starts + again.starts,
+        cost=of_both(chosen.cost, again.cost),
     )
 
 

@@ -5,6 +5,7 @@ epochs.jsonl   every epoch's report, as it ends
 ray/           Ray Train's checkpoints
 in-process/    the checkpoints of a run without workers
 start/         the fitted model that it began from, if any
+refit/         the run that learns the validation part too, once this one has chosen its epochs
 refused.txt    why the workers cannot train on this data
 lock           held by the process whose run it is
 """
@@ -24,8 +25,8 @@ from infra.storage import UNFINISHED, atomic_file, exclusive
 from recsys.training.checkpoint import EpochReport
 
 IDENTITY, REPORTS, REFUSED, LOCK = "run.json", "epochs.jsonl", "refused.txt", "lock"
-RAY, IN_PROCESS, START = "ray", "in-process", "start"
-_OURS = {IDENTITY, REPORTS, REFUSED, LOCK, RAY, IN_PROCESS, START}
+RAY, IN_PROCESS, START, REFIT = "ray", "in-process", "start", "refit"
+_OURS = {IDENTITY, REPORTS, REFUSED, LOCK, RAY, IN_PROCESS, START, REFIT}
 
 
 class BadRun(RecsysError):
@@ -54,6 +55,9 @@ class Identity(BaseModel):
 
     start: str | None = None
     """The name of the fitted model that it began from; None for a run from nothing."""
+
+    learn_validation: bool = False
+    """Whether it learns the validation part too, and chooses nothing by it."""
 
 
 @contextmanager

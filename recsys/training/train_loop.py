@@ -16,7 +16,7 @@ from ray.train.torch import get_device
 from infra.errors import RecsysError
 from infra.storage import atomic_folder
 from recsys.data.dataset import Dataset
-from recsys.data.split import Split, split_dataset
+from recsys.data.split import Holdout, split_dataset
 from recsys.models.catalog import kind_of
 from recsys.models.model import Fit, Tensors, Workers
 from recsys.training.checkpoint import Checkpoint, Progress
@@ -48,12 +48,12 @@ def train_loop(options: dict[str, Any]) -> None:
 def _train(options: dict[str, Any], device: torch.device, meter: Meter) -> None:
     run_dir, workers = Path(options["run_dir"]), current_workers()
     with unanimous(workers):
-        split, fitting, best, earlier = _begun(options, run_dir, workers, device)
+        validation, fitting, best, earlier = _begun(options, run_dir, workers, device)
     progress = earlier
     max_epochs = options["epochs"] or fitting.max_epochs
     while not finished(progress, max_epochs):
         report, model = next_epoch(
-            fitting, split.validation, workers, progress=progress, max_epochs=max_epochs
+            fitting, validation, workers, progress=progress, max_epochs=max_epochs
         )
         used = torch.tensor([meter.read()], dtype=torch.float64)
         progress = progress.after(report, earlier, workers.concatenate(used))
@@ -72,8 +72,8 @@ def _train(options: dict[str, Any], device: torch.device, meter: Meter) -> None:
 
 def _begun(
     options: dict[str, Any], run_dir: Path, workers: Workers, device: torch.device
-) -> tuple[Split, Fit, Tensors | None, Progress]:
-    """The data, and the fit of it as it was left, with the best model so far."""
+) -> tuple[Holdout | None, Fit, Tensors | None, Progress]:
+    """What each epoch is measured on, and the fit as it was left, with the best model so far."""
     kind = kind_of(options["kind"])
     config = kind.config.model_validate(options["config"])
     dataset = Dataset.load(Path(options["dataset"]))
@@ -82,7 +82,10 @@ def _begun(
             f"{dataset.path} was imported anew while it was trained on: train without --resume"
         )
     split = split_dataset(dataset, options["protocol"])
-    fitting = kind.fit(config, split.train, len(dataset.items), workers, device)
+    learns_all = options["learn_validation"]
+    learnt = split.before_test if learns_all else split.train
+    validation = None if learns_all else split.validation
+    fitting = kind.fit(config, learnt, len(dataset.items), workers, device)
     best, progress = None, Progress()
     resumed = newest(run_dir) if options["in_process"] else ray.train.get_checkpoint()
     if resumed is not None:
@@ -92,7 +95,7 @@ def _begun(
         best, progress = checkpoint.best, checkpoint.progress
     elif options["start"] is not None:
         Start.load(run_dir / START, options["start"]).give(fitting, dataset.items)
-    return split, fitting, best, progress.model_copy(update={"starts": progress.starts + 1})
+    return validation, fitting, best, progress.model_copy(update={"starts": progress.starts + 1})
 
 
 @contextmanager
@@ -136,7 +139,7 @@ def _report_in_process(checkpoint: Checkpoint, run_dir: Path) -> None:
 
 def _metrics(checkpoint: Checkpoint) -> dict[str, float]:
     report = checkpoint.progress.history[-1]
-    return {"loss": report.loss, "ndcg": report.ndcg}
+    return {"loss": report.loss} | ({} if report.ndcg is None else {"ndcg": report.ndcg})
 
 
 def newest(run_dir: Path) -> ray.train.Checkpoint | None:

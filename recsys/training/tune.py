@@ -173,6 +173,7 @@ def _run(
     best = 0.0
     try:
         for report in reports:
+            assert report.ndcg is not None  # it was given what to measure on
             trial.report(report.ndcg, report.epoch)
             best = max(best, report.ndcg)
             if told is not None:

@@ -77,15 +77,24 @@ def command(
             "nothing.",
         ),
     ] = False,
+    refit: Annotated[
+        bool,
+        typer.Option(
+            "--refit",
+            help="Then fit once more, to the validation part too, for as many epochs as were best.",
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Fit a model with Ray Train, measure it on the test part, and seal it into a bundle.
 
     Training stops when NDCG@10 on the validation part stops rising, and the best epoch is kept.
+    With --refit that only tells how many epochs are best: the model is then fitted anew to all
+    that comes before the test part, the newest events included.
 
       recsys train sasrec --data ./films --workers 2
       recsys train ials --data ./films --set dim=128
-      recsys train sasrec --data ./shop --preset short-histories
+      recsys train sasrec --data ./shop --preset short-histories --refit
       recsys train sasrec --data ./films-today --warm-start
     """
     from infra.settings import load_settings
@@ -116,6 +125,7 @@ def command(
             run_dir=settings.state_dir / "runs" / name,
             resume=resume,
             start=start,
+            refit=refit,
         )
     with err.status("Measuring on the test part, indexing and sealing"):
         dataset = Dataset.load(data)  # not before: the workers hold theirs
@@ -155,6 +165,12 @@ def _start(registry: Registry, name: str, kind: str, split: str) -> tuple[Start,
                 f"{name} {bundle.version} was fitted with --split {report.protocol['split']}, and "
                 f"has learnt events that --split {split} measures with: give it the same, or train "
                 "without --warm-start"
+            )
+        if report.protocol.get("learnt", "train") != "train":
+            raise RecsysError(
+                f"{name} {bundle.version} was fitted with --refit and has learnt the validation "
+                "part, by which a fit that began from it would choose its epochs: keep a version "
+                "without --refit to begin from, or train without --warm-start"
             )
     start = Start(f"{name} {bundle.version}", bundle.items, bundle.model.tensors())
     return start, bundle.model.config.model_dump()
@@ -197,9 +213,12 @@ def read_config(
         ) from None
 
 
-def fit_with_progress(config: ModelConfig, data: Path, **options: Any) -> FitResult:
-    """`recsys.training.fit.fit`, with a bar that shows the epochs and the validation metric."""
-    from recsys.training.fit import fit
+def fit_with_progress(
+    config: ModelConfig, data: Path, *, refit: bool = False, **options: Any
+) -> FitResult:
+    """`recsys.training.fit.fit`, and `refit` after it if asked for, with bars that show the epochs
+    and the validation metric."""
+    from recsys.training import fit
 
     with Progress(
         SpinnerColumn(),
@@ -212,19 +231,20 @@ def fit_with_progress(config: ModelConfig, data: Path, **options: Any) -> FitRes
         task = progress.add_task("starting the workers", total=None)
 
         def on_epoch(report: EpochReport) -> None:
+            quality = "" if report.ndcg is None else f"  validation NDCG@10 {report.ndcg:.4f}"
             progress.update(
                 task,
                 completed=report.epoch + 1,
                 total=report.max_epochs,
-                description=f"epoch {report.epoch + 1}  loss {report.loss:.4f}  "
-                f"validation NDCG@10 {report.ndcg:.4f}",
+                description=f"epoch {report.epoch + 1}  loss {report.loss:.4f}{quality}",
             )
 
-        result = fit(config, data, on_epoch=on_epoch, **options)
-        progress.update(
-            task,
-            total=1,
-            completed=1,
-            description=f"best epoch {result.best_epoch + 1} of {len(result.history)}",
-        )
+        result = fit.fit(config, data, on_epoch=on_epoch, **options)
+        chosen = f"best epoch {result.best_epoch + 1} of {len(result.history)}"
+        progress.update(task, total=1, completed=1, description=chosen)
+        if refit:
+            task = progress.add_task("starting the workers again", total=None)
+            result = fit.refit(result, data, on_epoch=on_epoch, **options)
+            again = f"{result.best_epoch + 1} epochs again, with the validation part"
+            progress.update(task, total=1, completed=1, description=again)
     return result

@@ -97,6 +97,16 @@ def test_a_warm_start_goes_on_from_the_active_version_of_the_same_split(
     assert shown["started_from"] == "warm v0001"
 
 
+def test_a_refit_says_what_it_learnt_and_is_nothing_to_begin_from(ring: Path, state: Path) -> None:
+    train = ("train", "ials", "--data", ring, "--workers", "0", "--name", "refit", "--epochs", "2")
+    done = recsys(*train, "--refit", state=state)
+    assert done.returncode == 0, done.stderr
+    assert "train and validation learnt" in " ".join(done.stdout.split())
+    refused = recsys(*train, "--warm-start", state=state)
+    assert refused.returncode == 1
+    assert "was fitted with --refit and has learnt the validation part" in refused.stderr
+
+
 def test_a_search_writes_a_config_that_training_takes_and_a_plot(ring: Path, state: Path) -> None:
     search = ("tune", "ials", "--data", ring, "--set", "dim=8", "--epochs", "3", "--seed", "2")
     file = state / "best.toml"

@@ -51,6 +51,17 @@ def test_a_version_tells_the_fitted_model_that_its_training_began_from(
     assert registry.open(f"ials@{version}").manifest.started_from == "ials v0001"
 
 
+def test_a_version_that_learnt_the_validation_part_says_so_and_counts_it(
+    ring: Path, fitted: FitResult, tmp_path: Path
+) -> None:
+    dataset, registry = Dataset.load(ring), Registry(tmp_path)
+    split = split_dataset(dataset, "leave_one_out")
+    version = publish(registry, "ials", dataset, split, replace(fitted, learnt_validation=True))
+    bundle = registry.open(f"ials@{version.version}")
+    assert version.test.protocol["learnt"] == "train and validation"
+    assert bundle.popularity.sum() == len(split.before_test.items)
+
+
 def test_a_model_of_other_data_is_not_published(
     ring: Path, fitted: FitResult, tmp_path: Path
 ) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from infra.errors import RecsysError
 from recsys.data.dataset import EVENTS_SCHEMA, Dataset, write_dataset
 from recsys.data.histories import Histories
-from recsys.data.split import Split, leave_one_out, split_dataset, temporal
+from recsys.data.split import PROTOCOLS, Split, leave_one_out, split_dataset, temporal
 
 
 @st.composite
@@ -111,6 +111,17 @@ def test_a_temporal_split_cuts_everybody_at_the_same_two_moments() -> None:
     assert split.test.users.tolist() == [0, 1, 2]
     assert [split.test.histories[row].tolist() for row in range(3)] == [[0, 1, 2], [4, 5], [7]]
     assert [split.test.targets[row].tolist() for row in range(3)] == [[3], [6], [8, 9]]
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_before_the_test_is_the_training_and_the_validation_part(ring: Path, protocol: str) -> None:
+    split = split_dataset(Dataset.load(ring), protocol)
+    validated = np.zeros(len(split.train), np.int64)
+    validated[split.validation.users] = split.validation.targets.lengths
+    known = split.before_test.take(split.test.users)
+    assert (split.before_test.lengths >= split.train.lengths + validated).all()
+    np.testing.assert_array_equal(known.items, split.test.histories.items)
+    np.testing.assert_array_equal(known.offsets, split.test.histories.offsets)
 
 
 def test_a_temporal_split_of_no_events_is_refused() -> None:

@@ -55,6 +55,7 @@ def test_the_report_states_its_protocol(model: Popularity, holdout: Holdout) -> 
     report = evaluate(model, holdout, protocol="by hand", popularity=COUNTS)
     assert report.protocol == {
         "split": "by hand",
+        "learnt": "train",
         "ranking": "full catalogue",
         "seen_masked": True,
         "users": 3,

@@ -56,7 +56,7 @@ def test_the_table_has_models_as_rows_with_their_intervals() -> None:
 
 def test_the_table_says_how_it_was_measured() -> None:
     text = " ".join(_text({"ials": _report(0.1)}).split())
-    assert "leave one out; 6,040 users" in text
+    assert "leave one out, train learnt; 6,040 users" in text
     assert "full-catalogue ranking of 3,416 items, seen items masked" in text
 
 

@@ -7,14 +7,18 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 from infra.errors import RecsysError
 from recsys.data.dataset import EVENTS_SCHEMA, Dataset, write_dataset
+from recsys.data.split import split_dataset
+from recsys.models.catalog import kind_of
+from recsys.models.model import Alone
 from recsys.models.popularity import PopularityConfig
 from recsys.models.sasrec import SasrecConfig
 from recsys.training.checkpoint import STATE, EpochReport
 from recsys.training.epochs import PATIENCE
-from recsys.training.fit import TrainingFailed, fit
+from recsys.training.fit import TrainingFailed, fit, refit
 from recsys.training.run import BadRun, held
 from recsys.training.start import Start
 
@@ -90,6 +94,40 @@ def test_a_run_from_a_fitted_model_is_as_good_after_an_epoch_and_resumes(
     assert resumed.starts == 2
     with pytest.raises(BadRun, match="start was 'sasrec v0001' and is now None"):
         fit(SMALL, ring, run_dir=run, workers=0, epochs=2, resume=True)
+
+
+def test_a_refit_learns_the_validation_part_for_the_epochs_that_were_best(
+    ring: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    told: list[EpochReport] = []
+    chosen = fit(SMALL, ring, run_dir=run, workers=0)
+    again = refit(chosen, ring, run_dir=run, workers=0, on_epoch=told.append)
+    split = split_dataset(Dataset.load(ring), "leave_one_out")
+    by_hand = kind_of("sasrec").fit(
+        SMALL, split.before_test, len(Dataset.load(ring).items), Alone(), torch.device("cpu")
+    )
+    for report in told:
+        by_hand.run_epoch(report.epoch)
+    np.testing.assert_allclose(
+        again.model.item_vectors, by_hand.model().item_vectors, rtol=1e-4, atol=1e-5
+    )
+    assert len(told) == chosen.best_epoch + 1
+    assert {report.ndcg for report in told} == {None}
+    assert again.learnt_validation
+    assert again.history == chosen.history
+    assert again.cost["core_s"] > chosen.cost["core_s"]
+
+
+def test_a_refit_goes_on_where_it_stood_when_both_are_resumed(ring: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    chosen = fit(SMALL, ring, run_dir=run, workers=0, epochs=3)
+    first = refit(chosen, ring, run_dir=run, workers=0)
+    resumed = fit(SMALL, ring, run_dir=run, workers=0, epochs=3, resume=True)
+    told: list[EpochReport] = []
+    again = refit(resumed, ring, run_dir=run, workers=0, resume=True, on_epoch=told.append)
+    assert told == []
+    np.testing.assert_array_equal(again.model.item_vectors, first.model.item_vectors)
 
 
 def test_a_start_of_another_shape_is_refused(ring: Path, tmp_path: Path) -> None:
