@@ -33,6 +33,7 @@ from safetensors.numpy import load_file, save_file
 from infra.errors import RecsysError
 from infra.storage import atomic_folder, sha256
 from recsys.data.vocabulary import Vocabulary
+from recsys.evaluation.protocol import Learnt
 from recsys.evaluation.report import Report
 from recsys.models.catalog import KINDS, UnknownKind, kind_of
 from recsys.models.model import Model
@@ -104,6 +105,12 @@ class Manifest(BaseModel):
 
     files: dict[str, SealedFile]
     """Every file but the manifest, by its path in the folder."""
+
+    @property
+    def learnt(self) -> Learnt:
+        """The parts of the split that the model was fitted to, as it was measured."""
+        stated = {report.protocol.get("learnt") for report in self.metrics}
+        return "train and validation" if "train and validation" in stated else "train"
 
 
 def seal(

@@ -69,11 +69,17 @@ def command(
                 f"{name} knows {len(bundle.items)} items and {data} holds {len(dataset.items)}, "
                 "not the same or in another order: evaluate it on the data that it was trained on"
             )
+        if part == "validation" and bundle.manifest.learnt != "train":
+            raise RecsysError(
+                f"{name} {bundle.version} was fitted with --refit and has learnt the validation "
+                "part: measure it on the test part"
+            )
         with bar(f"Evaluating {name}") as progress:
             reports[name] = evaluate(
                 bundle.model,
                 holdout,
                 protocol=f"{split}, {part}",
+                learnt=bundle.manifest.learnt,
                 popularity=np.bincount(parts.train.items, minlength=len(dataset.items)),
                 ks=tuple(k or (10, 20)),
                 mask_seen=mask_seen,

@@ -166,12 +166,12 @@ def _start(registry: Registry, name: str, kind: str, split: str) -> tuple[Start,
                 f"has learnt events that --split {split} measures with: give it the same, or train "
                 "without --warm-start"
             )
-        if report.protocol.get("learnt", "train") != "train":
-            raise RecsysError(
-                f"{name} {bundle.version} was fitted with --refit and has learnt the validation "
-                "part, by which a fit that began from it would choose its epochs: keep a version "
-                "without --refit to begin from, or train without --warm-start"
-            )
+    if bundle.manifest.learnt != "train":
+        raise RecsysError(
+            f"{name} {bundle.version} was fitted with --refit and has learnt the validation part, "
+            "by which a fit that began from it would choose its epochs: keep a version without "
+            "--refit to begin from, or train without --warm-start"
+        )
     start = Start(f"{name} {bundle.version}", bundle.items, bundle.model.tensors())
     return start, bundle.model.config.model_dump()
 

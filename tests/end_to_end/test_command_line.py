@@ -105,6 +105,12 @@ def test_a_refit_says_what_it_learnt_and_is_nothing_to_begin_from(ring: Path, st
     refused = recsys(*train, "--warm-start", state=state)
     assert refused.returncode == 1
     assert "was fitted with --refit and has learnt the validation part" in refused.stderr
+    evaluate = ("evaluate", "refit", "--data", ring)
+    measured = json_of(recsys(*evaluate, "--json", state=state))
+    assert measured["refit"]["protocol"]["learnt"] == "train and validation"
+    refused = recsys(*evaluate, "--part", "validation", state=state)
+    assert refused.returncode == 1
+    assert "measure it on the test part" in refused.stderr
 
 
 def test_a_search_writes_a_config_that_training_takes_and_a_plot(ring: Path, state: Path) -> None:
