@@ -13,7 +13,8 @@ from recsys.data.histories import Histories
 from recsys.models.gru4rec import Gru4recConfig
 from recsys.models.ials import Ials, IalsConfig, IalsFit
 from recsys.models.model import Fit, Model, ModelConfig, Workers
-from recsys.models.next_item import NextItem, NextItemFit
+from recsys.models.next_item import NextItem
+from recsys.models.next_item_fit import NextItemFit
 from recsys.models.popularity import Popularity, PopularityConfig, PopularityFit
 from recsys.models.sasrec import SasrecConfig
 

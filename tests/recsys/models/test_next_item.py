@@ -12,7 +12,8 @@ from recsys.data.histories import Histories
 from recsys.models.gru4rec import Gru4recConfig
 from recsys.models.model import Alone
 from recsys.models.nets import Dropout, Recurrent, SelfAttention
-from recsys.models.next_item import FULL_SOFTMAX_BELOW, NextItem, NextItemConfig, NextItemFit
+from recsys.models.next_item import NextItem, NextItemConfig
+from recsys.models.next_item_fit import FULL_SOFTMAX_BELOW, NextItemFit
 from recsys.models.sasrec import SasrecConfig
 
 CPU = torch.device("cpu")

@@ -14,12 +14,13 @@ import torch.multiprocessing as processes
 from infra.errors import RecsysError
 from recsys.data.histories import Histories
 from recsys.models.model import Alone, Workers
-from recsys.models.next_item import NextItemFit
+from recsys.models.next_item_fit import NextItemFit
 from recsys.models.sasrec import SasrecConfig
 from recsys.training.train_loop import AnotherRefused, unanimous
 from recsys.training.workers import current_workers
 
 SIZE = 2
+LOSSES = ("cross_entropy", "sampled_softmax", "gbce")
 CONFIG = SasrecConfig(
     dim=8, blocks=1, heads=1, max_length=10, batch_size=7, dropout=0.0, warmup_steps=0, min_steps=1
 )
@@ -37,7 +38,7 @@ def one_worker(rank: int, folder: str) -> None:
         "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=SIZE
     )
     workers = current_workers()
-    losses, items = epochs(workers)
+    curves = {loss: epochs(workers, loss) for loss in LOSSES}
     how = "agreed"
     try:
         with unanimous(workers):
@@ -49,8 +50,8 @@ def one_worker(rank: int, folder: str) -> None:
         {
             "sum": workers.sum(torch.tensor([rank + 1.0, 10.0])),
             "concatenated": workers.concatenate(torch.full((rank + 1, 2), float(rank))),
-            "losses": torch.tensor(losses),
-            "items": torch.from_numpy(items),
+            **{f"losses.{loss}": torch.tensor(losses) for loss, (losses, _) in curves.items()},
+            **{f"items.{loss}": torch.from_numpy(items) for loss, (_, items) in curves.items()},
             "how": how,
         },
         Path(folder) / f"{rank}.pt",
@@ -59,9 +60,10 @@ def one_worker(rank: int, folder: str) -> None:
 
 
 def epochs(
-    workers: Workers,
+    workers: Workers, loss: str
 ) -> tuple[list[float], np.ndarray[tuple[int, int], np.dtype[np.float32]]]:
-    fit = NextItemFit(CONFIG, histories(), 20, workers, torch.device("cpu"))
+    config = CONFIG.model_copy(update={"loss": loss, "negatives": 8})
+    fit = NextItemFit(config, histories(), 20, workers, torch.device("cpu"))
     losses = [fit.run_epoch(epoch)["loss"] for epoch in range(3)]
     return losses, fit.model().item_vectors
 
@@ -90,9 +92,13 @@ def test_what_one_worker_refuses_all_do_at_once(found: list[dict[str, torch.Tens
     assert [each["how"] for each in found] == ["AnotherRefused", "RecsysError"]
 
 
-def test_two_workers_train_the_model_that_one_does(found: list[dict[str, torch.Tensor]]) -> None:
-    losses, items = epochs(Alone())
+@pytest.mark.parametrize("loss", LOSSES)
+def test_two_workers_train_the_model_that_one_does(
+    found: list[dict[str, torch.Tensor]], loss: str
+) -> None:
+    losses, items = epochs(Alone(), loss)
     for each in found:
-        np.testing.assert_allclose(each["losses"], losses, rtol=1e-5)
-        np.testing.assert_allclose(each["items"], items, atol=1e-3)
-    torch.testing.assert_close(found[0]["items"], found[1]["items"], rtol=0, atol=0)
+        np.testing.assert_allclose(each[f"losses.{loss}"], losses, rtol=1e-5)
+        np.testing.assert_allclose(each[f"items.{loss}"], items, atol=1e-3)
+    ours, theirs = (each[f"items.{loss}"] for each in found)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
