@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     info = read_info(options.dataset)
     console.print(
         f"data      {info.users:,} users, {info.items:,} items, {info.events:,} events; "
-        f"{config.batch_size} users a step, {4 * parameters / 1e6:.1f} MB of gradients summed"
+        f"{config.batch_events:,} events a step, {4 * parameters / 1e6:.1f} MB of gradients summed"
     )
     console.print(f"command   recsys bench scaling {' '.join(sys.argv[1:])}", soft_wrap=True)
     console.print(

@@ -38,7 +38,7 @@ class NextItemConfig(ModelConfig):
         "max_length": OneOf((25, 50, 100, 200)),
         "dropout": Between(0.0, 0.6),
         "learning_rate": Between(1e-4, 1e-2, log=True),
-        "batch_size": OneOf((16, 32, 64, 128, 256)),
+        "batch_events": OneOf((256, 512, 1024, 2048, 4096)),
     }
 
     dim: int = Field(64, ge=1)
@@ -74,11 +74,12 @@ class NextItemConfig(ModelConfig):
     """What a step keeps of the average of all steps' weights, which is the model; 0 takes the
     last step's weights."""
 
-    batch_size: int = Field(64, ge=1)
-    """Users in a step, over all workers."""
+    batch_events: int = Field(1024, ge=1)
+    """Events in a step, over all workers: as many users as have them. Counted in users, a step of
+    short histories would weigh each of its events more than one of long histories does."""
 
     min_steps: int = Field(20, ge=1)
-    """An epoch passes over the users as often as makes so many steps, so that few users are not
+    """An epoch passes over the events as often as makes so many steps, so that few users are not
     validated on, and stopped by, the noise of a handful of steps."""
 
     max_epochs: int = Field(100, ge=1)

@@ -34,7 +34,7 @@ from recsys.models.next_item import (
 )
 
 BUCKET = 16
-"""Batches whose users are sorted by length together, so that a batch is little padded."""
+"""Steps whose users are sorted by length together, so that a step is little padded."""
 
 FULL_SOFTMAX_BELOW = 50_000
 """Items of a catalogue from which on the loss "auto" is a sampled one."""
@@ -42,8 +42,8 @@ FULL_SOFTMAX_BELOW = 50_000
 
 class NextItemFit(Fit):
     """Fits a next-item model. Every worker takes its share of each batch's users, and the
-    gradients are added up before the step: W workers do what one would with the same `batch_size`,
-    the drawn items included, but for the dropout, which each draws by itself."""
+    gradients are added up before the step: W workers do what one would with the same
+    `batch_events`, the drawn items included, but for the dropout, which each draws by itself."""
 
     def __init__(
         self,
@@ -62,6 +62,9 @@ class NextItemFit(Fit):
                 f"{config.kind} learns an order and needs users with at least two events to train "
                 "on; there is none. Train popularity, or give it longer histories"
             )
+        longest = config.max_length + 1
+        predictions = int((np.minimum(self._histories.lengths, longest) - 1).sum())
+        self._steps = -(-predictions // config.batch_events)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self._network = config.network(n_items).to(device)
@@ -110,18 +113,16 @@ class NextItemFit(Fit):
         return {"loss": loss}
 
     def _batches(self, epoch: int) -> Iterator[Histories]:
-        """The sequences of each step, the same on every worker: shuffled, of similar length."""
+        """The sequences of each step, the same on every worker: shuffled, of similar length, and
+        of about `batch_events` predictions, so that every event weighs the same in an epoch."""
         rng = np.random.default_rng((self.config.seed, epoch))
-        size = self.config.batch_size
-        passes = -(-self.config.min_steps * size // len(self._histories))
-        for _ in range(max(1, passes)):
+        for _ in range(max(1, -(-self.config.min_steps // self._steps))):
             sequences = self._windows(rng)
             users = rng.permutation(len(sequences))
-            batches: list[NDArray[np.int64]] = []
-            for start in range(0, len(users), size * BUCKET):
-                bucket = users[start : start + size * BUCKET]
-                bucket = bucket[np.argsort(sequences.lengths[bucket], kind="stable")]
-                batches += [bucket[i : i + size] for i in range(0, len(bucket), size)]
+            bucket = _shares(sequences.lengths[users] - 1, -(-self._steps // BUCKET))
+            users = users[np.lexsort((sequences.lengths[users], bucket))]
+            step = _shares(sequences.lengths[users] - 1, self._steps)
+            batches = np.split(users, np.flatnonzero(np.diff(step)) + 1)
             for i in rng.permutation(len(batches)):
                 yield sequences.take(batches[i])
 
@@ -237,6 +238,13 @@ class NextItemFit(Fit):
                 raise ValueError(f"the tensor {key} is not of the shape {tuple(shape)}")
             found[name] = state[key].to(self._device, copy=True)
         return found
+
+
+def _shares(sizes: NDArray[np.int64], n: int) -> NDArray[np.int64]:
+    """Int64[len(sizes)]: which of n shares of about the same size each belongs to, in order."""
+    ends = np.cumsum(sizes)
+    shares: NDArray[np.int64] = (ends - sizes) * n // ends[-1]
+    return shares
 
 
 def _below(prefix: str, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

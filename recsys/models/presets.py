@@ -15,7 +15,8 @@ LONG_HISTORIES: dict[str, Any] = {
     "dim": 128,
     "dropout": 0.3,
     "max_length": 200,
-    "batch_size": 16,
+    "blocks": 4,
+    "batch_events": 1024,
 }
 """Dozens of events a user or more, of items with many events each: films, music, news."""
 
@@ -25,7 +26,7 @@ SHORT_HISTORIES: dict[str, Any] = {
     "heads": 4,
     "dropout": 0.5,
     "max_length": 50,
-    "batch_size": 128,
+    "batch_events": 512,
 }
 """A few events a user, of items with a few each: shops. More is dropped, for there is less to
 learn from and more to learn by heart."""

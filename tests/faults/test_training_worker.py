@@ -30,7 +30,7 @@ def test_a_killed_worker_is_replaced_and_the_fit_reaches_the_same_quality(
         blocks=1,
         heads=1,
         max_length=20,
-        batch_size=32,
+        batch_events=512,
         dropout=0.0,
         learning_rate=5e-3,
         warmup_steps=0,
@@ -59,7 +59,7 @@ def test_ctrl_c_ends_training_at_once_leaves_nothing_and_resume_goes_on(
 ) -> None:
     state = tmp_path / "state"
     reports = state / "runs" / "sasrec" / "epochs.jsonl"
-    settings = ("dim=16", "heads=1", "max_length=20", "batch_size=32", "learning_rate=1e-3")
+    settings = ("dim=16", "heads=1", "max_length=20", "batch_events=512", "learning_rate=1e-3")
     train = ("train", "sasrec", "--data", str(ring), "--workers", "2", "--json")
     train += tuple(part for each in settings for part in ("--set", each))
 

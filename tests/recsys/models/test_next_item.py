@@ -97,7 +97,7 @@ def test_it_learns_an_order_that_no_co_occurrence_tells(kind: str, loss: str) ->
     config = NETWORKS[kind].model_copy(
         update={
             "max_length": 20,
-            "batch_size": 32,
+            "batch_events": 512,
             "dropout": 0.0,
             "learning_rate": 5e-3,
             "warmup_steps": 0,
@@ -119,7 +119,7 @@ def test_older_windows_teach_what_is_older_than_max_length(share: float) -> None
     new = Histories.of([row + 20 for row in old.items.reshape(200, 20)])
     both = np.concatenate((old.items.reshape(200, 20), new.items.reshape(200, 20)), axis=1)
     config = SasrecConfig(
-        dim=16, max_length=10, batch_size=32, dropout=0, learning_rate=5e-3, older_windows=share
+        dim=16, max_length=10, batch_events=512, dropout=0, learning_rate=5e-3, older_windows=share
     )
     fit = NextItemFit(config, Histories.of(list(both)), 40, Alone(), CPU)
     for epoch in range(15):
@@ -198,3 +198,17 @@ def test_the_same_seed_fits_the_same_model_on_any_threads(loss: str) -> None:
     first, second = (fit.model().tensors() for fit in fits)
     for name, tensor in first.items():
         np.testing.assert_array_equal(tensor, second[name])
+
+
+def test_every_step_has_as_many_events_however_long_its_histories() -> None:
+    rng = np.random.default_rng(0)
+    lengths = np.concatenate((np.full(900, 3), rng.integers(30, 60, 60)))
+    histories = Histories.of([rng.integers(50, size=n) for n in lengths])
+    config = SasrecConfig(dim=8, heads=1, max_length=60, batch_events=200)
+    steps = list(NextItemFit(config, histories, 50, Alone(), CPU)._batches(0))
+    predictions = np.array([(step.lengths - 1).sum() for step in steps])
+    assert len(steps) >= config.min_steps
+    assert predictions.sum() % (lengths - 1).sum() == 0, "an epoch passes over each event as often"
+    assert predictions.min() > 0.6 * predictions.mean()
+    assert predictions.max() < 1.4 * predictions.mean()
+    assert min(step.lengths.max() - step.lengths.min() for step in steps) == 0

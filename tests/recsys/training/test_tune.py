@@ -190,7 +190,7 @@ def test_no_trial_begins_after_the_time_is_over(ring: Path, tmp_path: Path) -> N
 def test_a_trial_that_cannot_be_fitted_is_recorded_and_the_study_goes_on(
     ring: Path, tmp_path: Path
 ) -> None:
-    config = SasrecConfig(dim=6, blocks=1, max_length=8, batch_size=64)
+    config = SasrecConfig(dim=6, blocks=1, max_length=8, batch_events=512)
     fixed = SasrecConfig.ranges.keys() - {"heads"}
     tuned = search(ring, tmp_path, config=config, fixed=fixed, n_trials=8, epochs=1)
     failed = [trial for trial in tuned.trials if trial.outcome == "failed"]

@@ -22,7 +22,14 @@ from recsys.training.workers import current_workers
 SIZE = 2
 LOSSES = ("cross_entropy", "sampled_softmax", "gbce")
 CONFIG = SasrecConfig(
-    dim=8, blocks=1, heads=1, max_length=10, batch_size=7, dropout=0.0, warmup_steps=0, min_steps=1
+    dim=8,
+    blocks=1,
+    heads=1,
+    max_length=10,
+    batch_events=40,
+    dropout=0.0,
+    warmup_steps=0,
+    min_steps=1,
 )
 
 
