@@ -163,12 +163,15 @@ BLOCKS: dict[str, type[ClassicBlock] | type[GatedBlock]] = {
 
 
 class SelfAttention(nn.Module):
-    """Item embeddings, positions, blocks and a last norm.
+    """Item embeddings, positions, blocks and norms before and after.
 
     Where an item stands is known by its distance from the one that asks (`relative`, a bias of the
     attention), so that every position of a history trains what the last one answers with; or, as
     in SASRec, by an embedding of its place, counted from the end, so that the newest item always
     has the same one.
+
+    Embeddings are normalised on their way in (as in BERT, arXiv 1810.04805): how long one has grown
+    belongs to its score.
     """
 
     def __init__(
@@ -186,6 +189,7 @@ class SelfAttention(nn.Module):
         """block: a name of BLOCKS."""
         super().__init__()
         self.items = nn.Embedding(n_items, dim)
+        self.input_norm = nn.LayerNorm(dim)
         self.positions = None if relative else nn.Embedding(max_length, dim)
         self.dropout = Dropout(dropout)
         reach = max_length if relative else None
@@ -208,7 +212,7 @@ class SelfAttention(nn.Module):
     def _mixed(
         self, sequences: torch.Tensor, lengths: torch.Tensor, asked: torch.Tensor | None
     ) -> torch.Tensor:
-        x: torch.Tensor = self.items(sequences) * self.items.embedding_dim**0.5
+        x: torch.Tensor = self.input_norm(self.items(sequences))
         if self.positions is not None:
             place = torch.arange(sequences.shape[1], device=lengths.device)
             x = x + self.positions((lengths[:, None] - 1 - place).clamp_min(0))
