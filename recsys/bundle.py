@@ -94,6 +94,10 @@ class Manifest(BaseModel):
     started_from: str | None
     """The fitted model that its training began from; None for one that began from nothing."""
 
+    refit_of: str | None = None
+    """The version that it is a refit of: that one's validation chose the epochs, and this one was
+    fitted for as many to the validation part too. None for any other."""
+
     metrics: list[Report]
     """What was measured, each with its protocol."""
 
@@ -112,6 +116,12 @@ class Manifest(BaseModel):
         stated = {report.protocol.get("learnt") for report in self.metrics}
         return "train and validation" if "train and validation" in stated else "train"
 
+    @property
+    def split(self) -> str | None:
+        """How the events were split for the fit, as it was measured; None if it was not."""
+        stated = [report.protocol.get("split") for report in self.metrics]
+        return str(stated[0]) if stated else None
+
 
 def seal(
     folder: Path,
@@ -125,6 +135,7 @@ def seal(
     cost: Mapping[str, Any],
     parent: str | None = None,
     started_from: str | None = None,
+    refit_of: str | None = None,
 ) -> Manifest:
     """Write a bundle to `folder`, which must not exist yet; it appears whole or not at all.
 
@@ -160,6 +171,7 @@ def seal(
             data_fingerprint=data_fingerprint,
             parent=parent,
             started_from=started_from,
+            refit_of=refit_of,
             metrics=list(metrics),
             cost=dict(cost),
             index=index.description,

@@ -37,9 +37,17 @@ class Published:
 
 
 def publish(
-    registry: Registry, name: str, dataset: Dataset, split: Split, fitted: FitResult
+    registry: Registry,
+    name: str,
+    dataset: Dataset,
+    split: Split,
+    fitted: FitResult,
+    *,
+    refit_of: str | None = None,
 ) -> Published:
     """Evaluate on the test part, index the item vectors, seal, and add to the registry.
+
+    refit_of: the version that chose the epochs of `fitted`, which is a refit.
 
     The new version is not activated. Raises BundleRefused if what was sealed does not verify, and
     RecsysError if the Dataset is not the one that the model was fitted to.
@@ -49,8 +57,7 @@ def publish(
             f"{dataset.path} is not the data that {name} was fitted to: it was imported anew "
             "meanwhile. Train again"
         )
-    learnt = split.before_test if fitted.learnt_validation else split.train
-    popularity = np.bincount(learnt.items, minlength=len(dataset.items))
+    popularity = split.popularity(len(dataset.items), validation_learnt=fitted.learnt_validation)
     test = evaluate(
         fitted.model,
         split.test,
@@ -73,6 +80,7 @@ def publish(
             cost=fitted.cost,
             parent=registry.active(name),
             started_from=fitted.start,
+            refit_of=refit_of,
         ),
     )
     return Published(version, test)
@@ -108,6 +116,7 @@ def reindex(registry: Registry, name: str, *, recall: float, exact_below: int) -
             cost=bundle.manifest.cost,
             parent=bundle.version,
             started_from=bundle.manifest.started_from,
+            refit_of=bundle.manifest.refit_of,
         ),
     )
     return version, index

@@ -56,6 +56,25 @@ class Split:
 
     protocol: str
 
+    def popularity(self, n_items: int, *, validation_learnt: bool) -> NDArray[np.int64]:
+        """Int64[N]: how often each item stands in what was learnt."""
+        learnt = self.before_test if validation_learnt else self.train
+        return np.bincount(learnt.items, minlength=n_items)
+
+    def new_to_a_start(self) -> Holdout:
+        """Of the validation part, what a model of the same users' earlier events cannot have
+        learnt.
+
+        Under leave_one_out a user of two events is learnt whole; with the third, the second of
+        them becomes the validation. From four on it is an event that was not there yet, or that
+        was held out.
+        """
+        if self.protocol != "leave_one_out":
+            return self.validation
+        kept = np.flatnonzero(self.validation.histories.lengths > 1)
+        part = self.validation
+        return Holdout(part.users[kept], part.histories.take(kept), part.targets.take(kept))
+
 
 def leave_one_out(histories: Histories) -> Split:
     """Each user's last item is the test and the one before it the validation.

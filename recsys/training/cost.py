@@ -34,7 +34,7 @@ class Used(NamedTuple):
     """The most of the GPU's memory that PyTorch has held for tensors; NaN without one."""
 
 
-SUMS = ("wall_s", "core_s", "processors_wh", "gpus_wh")
+SUMS = ("wall_s", "core_s", "gpu_s", "processors_wh", "gpus_wh")
 """Of a fit's cost, what two fits add up to; memory and machines are the larger one's."""
 
 

@@ -21,6 +21,7 @@ from typing import Any
 
 import ray
 import ray.train
+import torch
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from infra.errors import RecsysError
@@ -71,8 +72,9 @@ class FitResult:
     """How often the workers were started: more than 1 if any died or the run was resumed."""
     cost: dict[str, float]
     """`wall_s`, `core_s` of the workers, `peak_rss_mb` of the largest one, `workers`, `gpus`, and
-    where the machines tell them `processors_wh` and `gpus_wh`, their energy, and with GPUs
-    `peak_gpu_mb` of the fullest one; what a resumed run had spent before is counted in."""
+    where the machines tell them `processors_wh` and `gpus_wh`, their energy, and with GPUs `gpu_s`
+    of all of them and `peak_gpu_mb` of the fullest one; what a resumed run had spent before is
+    counted in."""
 
 
 def fit(
@@ -82,7 +84,7 @@ def fit(
     run_dir: Path,
     protocol: str = "leave_one_out",
     workers: int = 1,
-    gpu: bool = False,
+    gpu: bool | None = None,
     epochs: int | None = None,
     resume: bool = False,
     start: Start | None = None,
@@ -94,7 +96,8 @@ def fit(
     run_dir: a folder of the run's own that every worker reaches; what an earlier run left in it
     is deleted, or gone on from with `resume`.
     workers: Ray Train workers, in the Ray that this process is connected to or else in one that
-    lasts as long as the fit; 0 trains in this process and needs no Ray. gpu: one each.
+    lasts as long as the fit; 0 trains in this process and needs no Ray. gpu: one each; None takes
+    them where there are as many.
     start: begin from this fitted model of the same kind.
     learn_validation: fit to the validation part too. Nothing is left to choose an epoch by: all
     `epochs` are run, and the last one's model is the result.
@@ -124,7 +127,6 @@ def fit(
         "dataset": str(dataset.resolve()),
         "epochs": epochs,
         "run_dir": str(run_dir),
-        "gpu": gpu,
     }
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     with held(run_dir):
@@ -133,8 +135,8 @@ def fit(
             start.save(run_dir / START)
         started = time.monotonic() - seconds_spent(run_dir)
         with nullcontext() if workers == 0 else connected(), _followed(run_dir / REPORTS, on_epoch):
-            _check_room(workers, gpu)
-            progress, best = _run(options, run_dir, workers=workers, gpu=gpu)
+            gpu = _room(workers, gpu)
+            progress, best = _run(options | {"gpu": gpu}, run_dir, workers=workers, gpu=gpu)
     return FitResult(
         model=kind.model.restore(config, best),
         data=identity.data,
@@ -148,7 +150,7 @@ def fit(
             "core_s": progress.core_seconds,
             "peak_rss_mb": progress.peak_rss_mb,
             "workers": float(workers),
-            "gpus": float(max(workers, 1) if gpu else 0),
+            **(_gpu_cost(progress, max(workers, 1)) if gpu else {"gpus": 0.0}),
             **progress.known(),
         },
     )
@@ -161,12 +163,9 @@ def refit(chosen: FitResult, dataset: Path, *, run_dir: Path, **options: Any) ->
     run_dir and options: those of the fit that gave `chosen`, which is resumed in the same folder.
     The result's history is of the fit that chose, its cost that of both.
     """
-    again = fit(
-        chosen.model.config,
-        dataset,
-        run_dir=run_dir / REFIT,
-        **(options | {"epochs": chosen.best_epoch + 1, "learn_validation": True}),
-    )
+    once_more = {"epochs": chosen.best_epoch + 1, "learn_validation": True}
+    with held(run_dir):  # another run there would delete the folder of this one
+        again = fit(chosen.model.config, dataset, run_dir=run_dir / REFIT, **(options | once_more))
     return replace(
         again,
         history=chosen.history,
@@ -234,20 +233,33 @@ def _interruptible() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _check_room(workers: int, gpu: bool) -> None:
-    """Raise RecsysError where Ray would wait for ever for cores or GPUs that this machine has not.
+def _room(workers: int, gpu: bool | None) -> bool:
+    """Whether each worker gets a GPU. Raises RecsysError where Ray would wait for ever for cores
+    or GPUs that this machine has not.
 
     A cluster of several machines may grow, and is waited for.
     """
-    if workers == 0 or ray.util.get_node_ip_address() != LOOPBACK:  # type: ignore[no-untyped-call]
-        return
+    if workers == 0:
+        if gpu and not torch.cuda.is_available():
+            raise RecsysError("PyTorch sees no GPU here: train without --gpu")
+        return torch.cuda.is_available() if gpu is None else gpu
     there = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    gpu = there.get("GPU", 0) >= workers if gpu is None else gpu
+    if ray.util.get_node_ip_address() != LOOPBACK:  # type: ignore[no-untyped-call]
+        return gpu
     for name, key in (("cores", "CPU"), *([("GPUs", "GPU")] if gpu else [])):
         if there.get(key, 0) < workers:
             raise RecsysError(
                 f"{workers} workers need as many {name} and this machine has "
                 f"{int(there.get(key, 0))}: ask for fewer workers, or for a larger cluster"
             )
+    return gpu
+
+
+def _gpu_cost(progress: Progress, gpus: int) -> dict[str, float]:
+    """How many GPUs, and the seconds of all of them in epochs."""
+    seconds = sum(report.seconds for report in progress.history)
+    return {"gpus": float(gpus), "gpu_s": seconds * gpus}
 
 
 def _cores(workers: int) -> int:

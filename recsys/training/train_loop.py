@@ -82,9 +82,16 @@ def _begun(
             f"{dataset.path} was imported anew while it was trained on: train without --resume"
         )
     split = split_dataset(dataset, options["protocol"])
-    learns_all = options["learn_validation"]
+    learns_all, started = options["learn_validation"], options["start"] is not None
     learnt = split.before_test if learns_all else split.train
     validation = None if learns_all else split.validation
+    if started and validation is not None:
+        validation = split.new_to_a_start()
+        if len(validation.users) == 0:
+            raise RecsysError(
+                f"no user of {dataset.path} has four events or more, and what the others have been "
+                f"validated on, {options['start']} has learnt: train without --warm-start"
+            )
     fitting = kind.fit(config, learnt, len(dataset.items), workers, device)
     best, progress = None, Progress()
     resumed = newest(run_dir) if options["in_process"] else ray.train.get_checkpoint()
@@ -93,7 +100,7 @@ def _begun(
             checkpoint = Checkpoint.load(Path(folder))
         fitting.load_state(checkpoint.state)
         best, progress = checkpoint.best, checkpoint.progress
-    elif options["start"] is not None:
+    elif started:
         Start.load(run_dir / START, options["start"]).give(fitting, dataset.items)
     return validation, fitting, best, progress.model_copy(update={"starts": progress.starts + 1})
 

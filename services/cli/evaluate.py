@@ -40,8 +40,6 @@ def command(
       recsys evaluate --data ./films
       recsys evaluate ials sasrec --data ./films -k 10 -k 50
     """
-    import numpy as np
-
     from infra.settings import load_settings
     from recsys.data.dataset import Dataset
     from recsys.data.split import split_dataset
@@ -69,6 +67,11 @@ def command(
                 f"{name} knows {len(bundle.items)} items and {data} holds {len(dataset.items)}, "
                 "not the same or in another order: evaluate it on the data that it was trained on"
             )
+        if bundle.manifest.split not in (None, split):
+            raise RecsysError(
+                f"{name} {bundle.version} was fitted with --split {bundle.manifest.split} and has "
+                f"learnt events that --split {split} measures with: give it the same"
+            )
         if part == "validation" and bundle.manifest.learnt != "train":
             raise RecsysError(
                 f"{name} {bundle.version} was fitted with --refit and has learnt the validation "
@@ -78,9 +81,11 @@ def command(
             reports[name] = evaluate(
                 bundle.model,
                 holdout,
-                protocol=f"{split}, {part}",
+                protocol=split if part == "test" else f"{split}, {part}",
                 learnt=bundle.manifest.learnt,
-                popularity=np.bincount(parts.train.items, minlength=len(dataset.items)),
+                popularity=parts.popularity(
+                    len(dataset.items), validation_learnt=bundle.manifest.learnt != "train"
+                ),
                 ks=tuple(k or (10, 20)),
                 mask_seen=mask_seen,
                 progress=progress,

@@ -66,12 +66,13 @@ def show(reference: Reference, as_json: AsJson = False) -> None:
         return
     facts = Table(title=f"{bundle.name} {bundle.version}", show_header=False, title_justify="left")
     values = manifest.model_dump(mode="json", exclude={"metrics", "files"})
+    values["items"] = f"{len(bundle.items):,}"
     for field, value in values.items():
-        shown = value
-        if isinstance(value, dict):
-            shown = ", ".join(f"{key}: {short(each)}" for key, each in value.items())
-        facts.add_row(field, escape(str(shown)))
-    facts.add_row("items", f"{len(bundle.items):,}")
+        if not isinstance(value, dict):
+            facts.add_row(field, escape(str(value)))
+            continue
+        for key, each in value.items():
+            facts.add_row(f"{field} {key}", escape(short(each)))
     out.print(facts)
     for report in manifest.metrics:
         out.print(table({bundle.name: report}))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -17,6 +17,7 @@ from services.cli.console import AsJson, err, out, print_json
 
 if TYPE_CHECKING:
     from recsys.models.model import ModelConfig
+    from recsys.publish import Published
     from recsys.registry import Registry
     from recsys.training.checkpoint import EpochReport
     from recsys.training.fit import FitResult
@@ -33,7 +34,13 @@ def command(
     workers: Annotated[
         int, typer.Option(min=0, help="Ray Train workers; 0 trains in this process.")
     ] = 1,
-    gpu: Annotated[bool, typer.Option("--gpu", help="A GPU for each worker (NCCL).")] = False,
+    gpu: Annotated[
+        bool | None,
+        typer.Option(
+            "--gpu/--no-gpu",
+            help="A GPU for each worker (NCCL); by default where there are as many.",
+        ),
+    ] = None,
     split: Annotated[
         SplitName,
         typer.Option(help="What is held out for validation and test."),
@@ -73,8 +80,8 @@ def command(
         bool,
         typer.Option(
             "--warm-start",
-            help="Begin from the active version, with its hyper-parameters, instead of from "
-            "nothing.",
+            help="Begin from the active version, or from the one that it is a refit of, with its "
+            "hyper-parameters and seed, instead of from nothing.",
         ),
     ] = False,
     refit: Annotated[
@@ -89,8 +96,9 @@ def command(
     """Fit a model with Ray Train, measure it on the test part, and seal it into a bundle.
 
     Training stops when NDCG@10 on the validation part stops rising, and the best epoch is kept.
-    With --refit that only tells how many epochs are best: the model is then fitted anew to all
-    that comes before the test part, the newest events included.
+    With --refit that version tells how many epochs are best and is what a later --warm-start
+    begins from; the one that goes into service is fitted anew for as many, to all that comes before
+    the test part, the newest events included.
 
       recsys train sasrec --data ./films --workers 2
       recsys train ials --data ./films --set dim=128
@@ -98,11 +106,8 @@ def command(
       recsys train sasrec --data ./films-today --warm-start
     """
     from infra.settings import load_settings
-    from recsys.data.dataset import Dataset
-    from recsys.data.split import split_dataset
     from recsys.evaluation.report import table
     from recsys.models import presets
-    from recsys.publish import publish
     from recsys.registry import Registry
     from services.cluster import cluster
 
@@ -114,24 +119,22 @@ def command(
     if preset is not None:
         base |= presets.preset(kind, preset)
     model_config = read_config(kind, config, set_ or [], seed, base)
+    run = {
+        "protocol": split,
+        "workers": workers,
+        "gpu": gpu,
+        "run_dir": settings.state_dir / "runs" / name,
+        "resume": resume,
+        "start": start,
+    }
     with nullcontext() if workers == 0 else cluster(quiet=True):
-        fitted = fit_with_progress(
-            model_config,
-            data,
-            protocol=split,
-            workers=workers,
-            gpu=gpu,
-            epochs=epochs,
-            run_dir=settings.state_dir / "runs" / name,
-            resume=resume,
-            start=start,
-            refit=refit,
-        )
-    with err.status("Measuring on the test part, indexing and sealing"):
-        dataset = Dataset.load(data)  # not before: the workers hold theirs
-        published = publish(registry, name, dataset, split_dataset(dataset, split), fitted)
-        if activate:
-            registry.activate(name, published.version)
+        fitted = fit_with_progress(model_config, data, epochs=epochs, **run)
+        published = _published(registry, name, data, split, fitted)
+        if refit:
+            fitted = _refit_with_progress(fitted, data, **run)
+            published = _published(registry, name, data, split, fitted, published.version)
+    if activate:
+        registry.activate(name, published.version)
     if as_json:
         print_json(
             {
@@ -148,8 +151,27 @@ def command(
     out.print(f"{name} {published.version}" + (" is in service." if activate else " is sealed."))
 
 
+def _published(
+    registry: Registry,
+    name: str,
+    data: Path,
+    split: SplitName,
+    fitted: FitResult,
+    refit_of: str | None = None,
+) -> Published:
+    from recsys.data.dataset import Dataset
+    from recsys.data.split import split_dataset
+    from recsys.publish import publish
+
+    with err.status("Measuring on the test part, indexing and sealing"):
+        dataset = Dataset.load(data)  # not before: the workers held theirs
+        parts = split_dataset(dataset, split)
+        return publish(registry, name, dataset, parts, fitted, refit_of=refit_of)
+
+
 def _start(registry: Registry, name: str, kind: str, split: str) -> tuple[Start, dict[str, Any]]:
-    """The active version, to begin from, and its hyper-parameters.
+    """What to begin from, and its hyper-parameters: the active version, or the one that it is a
+    refit of, since a refit has learnt what the new fit will choose its epochs by.
 
     It must have been held out from as the new one will be: under another split it has learnt
     events that the new one is measured on.
@@ -159,19 +181,14 @@ def _start(registry: Registry, name: str, kind: str, split: str) -> tuple[Start,
     bundle = registry.open_active(name)
     if bundle.manifest.kind != kind:
         raise RecsysError(f"{name} is of the kind {bundle.manifest.kind}, not {kind}")
-    for report in bundle.manifest.metrics:
-        if report.protocol["split"] != split:
-            raise RecsysError(
-                f"{name} {bundle.version} was fitted with --split {report.protocol['split']}, and "
-                f"has learnt events that --split {split} measures with: give it the same, or train "
-                "without --warm-start"
-            )
-    if bundle.manifest.learnt != "train":
+    if bundle.manifest.split != split:
         raise RecsysError(
-            f"{name} {bundle.version} was fitted with --refit and has learnt the validation part, "
-            "by which a fit that began from it would choose its epochs: keep a version without "
-            "--refit to begin from, or train without --warm-start"
+            f"{name} {bundle.version} was fitted with --split {bundle.manifest.split}, and "
+            f"has learnt events that --split {split} measures with: give it the same, or train "
+            "without --warm-start"
         )
+    if bundle.manifest.refit_of is not None:
+        bundle = registry.open(f"{name}@{bundle.manifest.refit_of}")
     start = Start(f"{name} {bundle.version}", bundle.items, bundle.model.tensors())
     return start, bundle.model.config.model_dump()
 
@@ -213,38 +230,53 @@ def read_config(
         ) from None
 
 
-def fit_with_progress(
-    config: ModelConfig, data: Path, *, refit: bool = False, **options: Any
-) -> FitResult:
-    """`recsys.training.fit.fit`, and `refit` after it if asked for, with bars that show the epochs
-    and the validation metric."""
-    from recsys.training import fit
+def fit_with_progress(config: ModelConfig, data: Path, **options: Any) -> FitResult:
+    """`recsys.training.fit.fit` with a bar that shows the epochs and the validation metric."""
+    from recsys.training.fit import fit
 
+    with _bar(f"Training {config.kind}") as told:
+        result = fit(config, data, on_epoch=told.epoch, **options)
+        told.end(f"best epoch {result.best_epoch + 1} of {len(result.history)}")
+    return result
+
+
+def _refit_with_progress(chosen: FitResult, data: Path, **options: Any) -> FitResult:
+    from recsys.training.fit import refit
+
+    with _bar(f"Training {chosen.model.config.kind} again") as told:
+        result = refit(chosen, data, on_epoch=told.epoch, **options)
+        told.end(f"{result.best_epoch + 1} epochs, the validation part included")
+    return result
+
+
+class _Told:
+    """What a fit tells while it runs, on a bar."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._task = progress.add_task("starting the workers", total=None)
+
+    def epoch(self, report: EpochReport) -> None:
+        quality = "" if report.ndcg is None else f"  validation NDCG@10 {report.ndcg:.4f}"
+        self._progress.update(
+            self._task,
+            completed=report.epoch + 1,
+            total=report.max_epochs,
+            description=f"epoch {report.epoch + 1}  loss {report.loss:.4f}{quality}",
+        )
+
+    def end(self, how: str) -> None:
+        self._progress.update(self._task, total=1, completed=1, description=how)
+
+
+@contextmanager
+def _bar(title: str) -> Iterator[_Told]:
     with Progress(
         SpinnerColumn(),
-        TextColumn(f"Training {config.kind}"),
+        TextColumn(title),
         BarColumn(bar_width=28),
         TextColumn("{task.description}"),
         TimeElapsedColumn(),
         console=err,
     ) as progress:
-        task = progress.add_task("starting the workers", total=None)
-
-        def on_epoch(report: EpochReport) -> None:
-            quality = "" if report.ndcg is None else f"  validation NDCG@10 {report.ndcg:.4f}"
-            progress.update(
-                task,
-                completed=report.epoch + 1,
-                total=report.max_epochs,
-                description=f"epoch {report.epoch + 1}  loss {report.loss:.4f}{quality}",
-            )
-
-        result = fit.fit(config, data, on_epoch=on_epoch, **options)
-        chosen = f"best epoch {result.best_epoch + 1} of {len(result.history)}"
-        progress.update(task, total=1, completed=1, description=chosen)
-        if refit:
-            task = progress.add_task("starting the workers again", total=None)
-            result = fit.refit(result, data, on_epoch=on_epoch, **options)
-            again = f"{result.best_epoch + 1} epochs again, with the validation part"
-            progress.update(task, total=1, completed=1, description=again)
-    return result
+        yield _Told(progress)

@@ -97,14 +97,19 @@ def test_a_warm_start_goes_on_from_the_active_version_of_the_same_split(
     assert shown["started_from"] == "warm v0001"
 
 
-def test_a_refit_says_what_it_learnt_and_is_nothing_to_begin_from(ring: Path, state: Path) -> None:
+def test_a_refit_says_what_it_learnt_and_its_validated_version_is_begun_from(
+    ring: Path, state: Path
+) -> None:
     train = ("train", "ials", "--data", ring, "--workers", "0", "--name", "refit", "--epochs", "2")
     done = recsys(*train, "--refit", state=state)
     assert done.returncode == 0, done.stderr
     assert "train and validation learnt" in " ".join(done.stdout.split())
-    refused = recsys(*train, "--warm-start", state=state)
-    assert refused.returncode == 1
-    assert "was fitted with --refit and has learnt the validation part" in refused.stderr
+    shown = json_of(recsys("models", "show", "refit", "--json", state=state))
+    assert shown["refit_of"] == "v0001"
+    again = recsys(*train, "--warm-start", "--no-activate", state=state)
+    assert again.returncode == 0, again.stderr
+    warm = json_of(recsys("models", "show", "refit@v0003", "--json", state=state))
+    assert warm["started_from"] == "refit v0001"
     evaluate = ("evaluate", "refit", "--data", ring)
     measured = json_of(recsys(*evaluate, "--json", state=state))
     assert measured["refit"]["protocol"]["learnt"] == "train and validation"

@@ -170,3 +170,21 @@ def test_a_data_set_of_too_short_histories_is_not_split(tmp_path: Path) -> None:
     dataset = untimed(tmp_path / "it", ["u", "v", "u", "v", "w"])
     with pytest.raises(RecsysError, match="no user with three events or more"):
         split_dataset(dataset, "leave_one_out")
+
+
+def test_a_start_has_learnt_the_validation_of_users_of_three_events_and_of_no_others() -> None:
+    yesterday = Histories.of([[0, 1], [2, 3], [4, 5, 6], [7]])
+    today = Histories.of([[0, 1, 8], [2, 3, 9, 8], [4, 5, 6, 9], [7, 8, 9, 6]])
+    split = leave_one_out(today)
+    learnt = of_users(np.arange(4), leave_one_out(yesterday).train)
+    whole, kept = split.validation, split.new_to_a_start()
+    assert of_users(whole.users, whole.targets) & learnt == {(0, 1)}
+    assert of_users(kept.users, kept.targets) == {(1, 9), (2, 6), (3, 9)}
+    assert of_users(kept.users, kept.histories) & learnt
+    assert not of_users(split.test.users, split.test.targets) & learnt
+
+
+def test_popularity_counts_the_validation_part_only_where_it_was_learnt() -> None:
+    split = leave_one_out(Histories.of([[0, 1, 2], [0, 1, 1, 2]]))
+    assert split.popularity(4, validation_learnt=False).tolist() == [2, 1, 0, 0]
+    assert split.popularity(4, validation_learnt=True).tolist() == [2, 3, 0, 0]

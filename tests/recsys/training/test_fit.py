@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from infra.errors import RecsysError
 from recsys.data.dataset import EVENTS_SCHEMA, Dataset, write_dataset
 from recsys.data.split import split_dataset
 from recsys.models.catalog import kind_of
+from recsys.models.ials import IalsConfig
 from recsys.models.model import Alone
 from recsys.models.popularity import PopularityConfig
 from recsys.models.sasrec import SasrecConfig
@@ -119,6 +122,54 @@ def test_a_refit_learns_the_validation_part_for_the_epochs_that_were_best(
     assert again.cost["core_s"] > chosen.cost["core_s"]
 
 
+def test_a_warm_start_is_not_validated_by_what_it_began_with(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    histories = [rng.permutation(200)[:n] for n in (3,) * 600 + (4,) * 100]
+    before = fit(
+        IalsConfig(dim=64),
+        dataset_of([history[: len(history) - 1] for history in histories], tmp_path / "yesterday"),
+        run_dir=tmp_path / "before",
+        workers=0,
+        epochs=5,
+    )
+    yesterday = Dataset.load(tmp_path / "yesterday")
+    start = Start("ials v0001", yesterday.items, before.model.tensors())
+    today = dataset_of(histories, tmp_path / "today")
+    warm = fit(
+        IalsConfig(dim=64), today, run_dir=tmp_path / "run", workers=0, epochs=1, start=start
+    )
+    assert warm.history[0].ndcg is not None
+    assert warm.history[0].ndcg < 0.1, "of what is random, only the start could know anything"
+
+
+def test_a_warm_start_that_nothing_can_validate_is_refused(tmp_path: Path) -> None:
+    today = dataset_of([np.array([0, 1, 2]), np.array([2, 1, 0])], tmp_path / "today")
+    before = fit(IalsConfig(dim=4), today, run_dir=tmp_path / "run", workers=0, epochs=1)
+    start = Start("ials v0001", Dataset.load(today).items, before.model.tensors())
+    with pytest.raises(RecsysError, match="train without --warm-start"):
+        fit(IalsConfig(dim=4), today, run_dir=tmp_path / "run", workers=0, start=start)
+
+
+def test_another_training_cannot_delete_the_folder_of_a_refit(ring: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    chosen = fit(SMALL, ring, run_dir=run, workers=0, epochs=2)
+    refused: list[str] = []
+
+    def intrude(report: EpochReport) -> None:
+        with pytest.raises(BadRun, match="another run is under way") as error:
+            fit(SMALL, ring, run_dir=run, workers=0)
+        refused.append(str(error.value))
+
+    refit(chosen, ring, run_dir=run, workers=0, on_epoch=intrude)
+    assert len(refused) == chosen.best_epoch + 1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_refused(ring: Path, tmp_path: Path) -> None:
+    with pytest.raises(RecsysError, match="train without --gpu"):
+        fit(SMALL, ring, run_dir=tmp_path / "run", workers=0, gpu=True)
+
+
 def test_a_refit_goes_on_where_it_stood_when_both_are_resumed(ring: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     chosen = fit(SMALL, ring, run_dir=run, workers=0, epochs=3)
@@ -187,18 +238,24 @@ def test_workers_that_refuse_the_data_are_not_started_again(tmp_path: Path) -> N
 
 def too_short(folder: Path) -> Path:
     """Users of three events each, of which one is left when two are held out."""
-    users = np.repeat(np.arange(20), 3)
+    return dataset_of(np.resize(np.arange(7), (20, 3)), folder)
+
+
+def dataset_of(histories: Sequence[NDArray[np.int64]], folder: Path) -> Path:
+    """A Dataset of these item numbers, one history a user."""
+    lengths = [len(history) for history in histories]
+    n = sum(lengths)
     events = pa.table(
         {
-            "user_id": [f"u{user}" for user in users],
-            "item_id": [f"i{n % 7}" for n in range(len(users))],
-            "timestamp": pa.array(range(len(users))).cast(pa.timestamp("ms", tz="UTC")),
-            "event": ["view"] * len(users),
-            "value": pa.array([1.0] * len(users), pa.float32()),
+            "user_id": [f"u{user:04d}" for user in np.repeat(np.arange(len(lengths)), lengths)],
+            "item_id": [f"i{item:04d}" for item in np.concatenate(histories)],
+            "timestamp": pa.array(range(n)).cast(pa.timestamp("ms", tz="UTC")),
+            "event": ["view"] * n,
+            "value": pa.array([1.0] * n, pa.float32()),
         },
         schema=EVENTS_SCHEMA,
     )
-    write_dataset(folder, [events], None, "short histories")
+    write_dataset(folder, [events], None, "made up")
     return folder
 
 
