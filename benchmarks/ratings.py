@@ -35,7 +35,7 @@ from infra.settings import Settings
 from recsys.data.dataset import Dataset
 from recsys.data.histories import Histories
 from recsys.data.ratings import Ratings
-from recsys.evaluation.ratings import cross_validate, leave_last_out
+from recsys.evaluation.ratings import cross_validate, leave_last_out, mean_of_all
 from recsys.evaluation.report import Report
 from recsys.models.biased_mf import BiasedMf, BiasedMfConfig
 
@@ -73,7 +73,7 @@ class Mean(Contender):
     """The mean of all known ratings."""
 
     def predict(self, known: Ratings, asked: Histories) -> NDArray[np.float32]:
-        return np.full(len(asked.items), known.values.mean(), np.float32)
+        return mean_of_all(known, asked)
 
 
 class Ours(Contender):

@@ -16,8 +16,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from infra.errors import RecsysError
-from recsys.bundle import Bundle, BundleRefused
+from recsys.bundle import Bundle
 from recsys.registry import Registry
+from recsys.sealed_folder import BundleRefused
 from services.problems import ServiceError
 from services.recommender import Query, Recommender
 from services.schemas import ModelInfo, ModelsReply, RecommendRequest

@@ -81,6 +81,11 @@ class Ratings:
             Histories.from_lengths(lengths, self.histories.items[kept]), self.values[kept]
         )
 
+    def slice(self, start: int, stop: int) -> Ratings:
+        """The ratings of the users start..stop, without a copy."""
+        first, last = self.histories.offsets[[start, stop]]
+        return Ratings(self.histories.slice(start, stop), self.values[first:last])
+
     def folds(self, n: int, seed: int) -> NDArray[np.int64]:
         """Int64[nnz]: which of n folds each rating falls into, drawn uniformly; their sizes
         differ by one at most."""

@@ -16,6 +16,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from infra.errors import RecsysError
 from recsys.data.histories import Histories
 from recsys.data.ratings import Ratings
 from recsys.evaluation import metrics
@@ -26,20 +27,40 @@ Predictor = Callable[[Ratings, Histories], NDArray[np.float32]]
 give the items that are asked for, row for row."""
 
 
+class TooFewRatings(RecsysError):
+    """Of so few ratings, none can be held out for a measure."""
+
+
+def mean_of_all(known: Ratings, asked: Histories) -> NDArray[np.float32]:
+    """The `Predictor` that tells users and items apart in nothing: what any other must beat."""
+    return np.full(len(asked.items), known.values.mean(), np.float32)
+
+
 def cross_validate(
-    predict: Predictor, ratings: Ratings, *, folds: int = 5, resamples: int = 1000, seed: int = 0
+    predict: Predictor,
+    ratings: Ratings,
+    *,
+    folds: int = 5,
+    resamples: int = 1000,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Report:
     """Predict each fold of the ratings from the others, and measure; the seed draws the folds.
 
-    Raises ValueError if there are fewer ratings than folds.
+    progress: called with the folds done and all of them.
+    Raises TooFewRatings if there are fewer of them than folds.
     """
     if len(ratings.values) < folds:
-        raise ValueError(f"{len(ratings.values)} ratings do not make {folds} folds")
+        raise TooFewRatings(
+            f"{len(ratings.values)} ratings do not make {folds} folds: import more of them"
+        )
     fold_of = ratings.folds(folds, seed)
     predicted = np.empty_like(ratings.values)
     for fold in range(folds):
         asked = fold_of == fold
         predicted[asked] = predict(ratings.where(~asked), ratings.where(asked).histories)
+        if progress is not None:
+            progress(fold + 1, folds)
     protocol = f"{folds}-fold cross-validation over ratings, seed {seed}"
     return assess(predicted, ratings, protocol=protocol, resamples=resamples, seed=seed)
 
@@ -49,11 +70,13 @@ def leave_last_out(
 ) -> Report:
     """Predict each user's last rating from all others, and measure.
 
-    Users of a single rating are only learnt from. Raises ValueError if there are no others.
+    Users of a single rating are only learnt from. Raises TooFewRatings if there are no others.
     """
     last = ratings.last()
     if not last.any():
-        raise ValueError("no user has two ratings or more, so none can be held out")
+        raise TooFewRatings(
+            "no user has two ratings or more, so none can be held out: import more of them"
+        )
     asked = ratings.where(last)
     predicted = predict(ratings.where(~last), asked.histories)
     protocol = "leave the last rating out"

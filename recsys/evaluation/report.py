@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-_LOWER_IS_BETTER = ("gini",)
+_LOWER_IS_BETTER = ("gini", "mae", "rmse")
 
 
 class Estimate(BaseModel):
@@ -34,7 +34,7 @@ class Report(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     metrics: dict[str, Estimate]
-    """By name and cut-off, as `ndcg@10`."""
+    """By name and cut-off, as `ndcg@10`; of ratings, which have none, by name."""
     protocol: dict[str, str | int | float | bool]
     """All that must be equal for two reports to be comparable."""
 
@@ -49,12 +49,13 @@ class Report(BaseModel):
 
 
 def table(reports: Mapping[str, Report], title: str | None = None, k: int = 10) -> Table:
-    """The metrics at k as columns and the models as rows; the best of a column in bold, its
-    interval beneath each value. Reports of different protocols say so in the caption."""
+    """The metrics at k, and those without a cut-off, as columns and the models as rows; the best of
+    a column in bold, its interval beneath each value. Reports of different protocols say so in the
+    caption."""
     names = [
         name
         for name in dict.fromkeys(name for report in reports.values() for name in report.metrics)
-        if name.endswith(f"@{k}")
+        if name.partition("@")[2] in ("", str(k))
     ]
     best = {name: _best(name, reports) for name in names}
     shown = Table(title=title, title_justify="left", caption=_caption(reports), box=box.SIMPLE)
@@ -117,6 +118,11 @@ def _caption(reports: Mapping[str, Report]) -> str | None:
 
 def describe(protocol: Mapping[str, str | int | float | bool]) -> str:
     """The protocol in one line for a person."""
+    if "ratings" in protocol:
+        return (
+            f"{protocol['split']}; {protocol['ratings']:,} ratings by {protocol['users']:,} users; "
+            f"{protocol['interval']}"
+        )
     seen = "masked" if protocol["seen_masked"] else "ranked too"
     learnt = protocol.get("learnt", "train")  # which earlier releases did not state
     return (

@@ -108,11 +108,15 @@ class BiasedMf(RatingModel):
             items = of_items.given(of_users.given(items))
         return cls(config, scale, items.biases.numpy(), items.vectors.numpy())
 
+    @property
+    def n_items(self) -> int:
+        return len(self._items.biases)
+
     def predict(self, rated: Ratings, asked: Histories) -> NDArray[np.float32]:
         if len(rated) != len(asked):
             raise ValueError(f"{len(asked)} rows of items are asked of {len(rated)} users")
         for histories in (rated.histories, asked):
-            _check_items(histories, len(self._items.biases))
+            _check_items(histories, self.n_items)
         given = _standardised(rated.values, self._scale)
         users = _Rows(self.config, rated.histories, given).given(self._items)
         all_users, all_items = torch.from_numpy(asked.rows()), torch.from_numpy(asked.items)

@@ -1,7 +1,8 @@
 """The contract of what predicts a rating: what a user thought of some items in, of others out.
 
-It is no `Model`: it ranks nothing, makes no space and goes into no bundle. How well it does is
-measured in ratings (recsys/evaluation/ratings.py). As in a `Model`, no user is stored.
+It is no `Model`: it ranks nothing and makes no space, so it is sealed in a bundle of its own
+(recsys/rating_bundle.py) and nothing serves it. How well it does is measured in ratings
+(recsys/evaluation/ratings.py). As in a `Model`, no user is stored.
 """
 
 from __future__ import annotations
@@ -25,6 +26,11 @@ class RatingModel(ABC):
     """
 
     config: ModelConfig
+
+    @property
+    @abstractmethod
+    def n_items(self) -> int:
+        """N: it predicts ratings of the items 0 .. N - 1."""
 
     @abstractmethod
     def predict(self, rated: Ratings, asked: Histories) -> NDArray[np.float32]:

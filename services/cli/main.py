@@ -18,6 +18,7 @@ from services.cli import (
     events,
     index,
     models,
+    ratings,
     recommend,
     serve,
     train,
@@ -46,7 +47,7 @@ for module in (demo, doctor, train, tune, evaluate, serve, recommend):
 app.command(
     name=bench.NAME, context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
 )(bench.command)
-for module in (data, index, models, events):
+for module in (data, index, models, ratings, events):
     app.add_typer(module.app, name=module.NAME)
 
 

@@ -13,12 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from recsys.bundle import Bundle, BundleRefused, seal
+from recsys.bundle import Bundle, seal
 from recsys.data.histories import Histories
 from recsys.evaluation.report import Estimate, Report
 from recsys.models.catalog import KINDS
 from recsys.models.model import Alone, Model
 from recsys.retrieval.index import Index
+from recsys.sealed_folder import BundleRefused
 
 N_ITEMS = 40
 REPORT = Report(

@@ -9,10 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from recsys.bundle import BundleRefused, Manifest, seal
+from recsys.bundle import Manifest, seal
 from recsys.models.popularity import Popularity, PopularityConfig
 from recsys.registry import Registry, RegistryError
 from recsys.retrieval.index import Index
+from recsys.sealed_folder import BundleRefused
 
 
 def write(folder: Path) -> Manifest:

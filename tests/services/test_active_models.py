@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from recsys.bundle import BundleRefused
 from recsys.registry import Registry
+from recsys.sealed_folder import BundleRefused
 from services import active_models
 from services.active_models import ActiveModels, NoModel
 from services.recommender import Query

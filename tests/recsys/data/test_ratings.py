@@ -56,6 +56,15 @@ def test_where_keeps_those_ratings_and_all_users(
     assert plain(ratings.where(np.array(mask, np.bool_))) == expected
 
 
+@given(some_ratings, st.data())
+def test_a_slice_holds_those_users(
+    rows: list[list[tuple[int, float]]], data: st.DataObject
+) -> None:
+    start = data.draw(st.integers(0, len(rows)))
+    stop = data.draw(st.integers(start, len(rows)))
+    assert plain(Ratings.of(rows).slice(start, stop)) == rows[start:stop]
+
+
 @given(st.integers(0, 50), st.integers(1, 7))
 def test_folds_are_of_one_size_and_drawn_by_their_seed(size: int, n: int) -> None:
     ratings = Ratings.of([[(item, 1.0) for item in range(size)]])

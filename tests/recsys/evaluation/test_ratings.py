@@ -8,7 +8,13 @@ from numpy.typing import NDArray
 
 from recsys.data.histories import Histories
 from recsys.data.ratings import Ratings
-from recsys.evaluation.ratings import assess, cross_validate, leave_last_out
+from recsys.evaluation.ratings import (
+    TooFewRatings,
+    assess,
+    cross_validate,
+    leave_last_out,
+    mean_of_all,
+)
 
 
 def remember(known: Ratings, asked: Histories) -> NDArray[np.float32]:
@@ -56,7 +62,11 @@ def test_cross_validation_predicts_each_rating_from_those_of_other_folds() -> No
         sizes.append(len(known.values))
         return remember(known, asked)
 
-    report = cross_validate(predict, ratings, folds=4, seed=1)
+    told: list[tuple[int, int]] = []
+    report = cross_validate(
+        predict, ratings, folds=4, seed=1, progress=lambda *done: told.append(done)
+    )
+    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert sorted(sizes) == [9, 10, 10, 10]
     assert report.metrics["mae"].value == pytest.approx(ratings.values.mean())
     assert report.protocol["split"] == "4-fold cross-validation over ratings, seed 1"
@@ -69,10 +79,16 @@ def test_leave_last_out_asks_for_the_last_of_those_who_rated_before() -> None:
     assert report.protocol["users"] == 2
 
 
+def test_the_mean_of_all_is_off_by_the_standard_deviation() -> None:
+    ratings = Ratings.of([[(0, 1.0), (1, 2.0)], [(0, 6.0)]])
+    report = assess(mean_of_all(ratings, ratings.histories), ratings, protocol="")
+    assert report.metrics["rmse"].value == pytest.approx(ratings.values.std())
+
+
 def test_what_cannot_be_held_out_or_measured_is_refused() -> None:
-    with pytest.raises(ValueError, match="3 ratings do not make 5 folds"):
+    with pytest.raises(TooFewRatings, match="3 ratings do not make 5 folds"):
         cross_validate(remember, distinct([3]))
-    with pytest.raises(ValueError, match="no user has two ratings"):
+    with pytest.raises(TooFewRatings, match="no user has two ratings"):
         leave_last_out(remember, distinct([1, 1]))
     with pytest.raises(ValueError, match="2 predictions of 3 ratings"):
         assess(np.zeros(2, np.float32), distinct([3]), protocol="")

@@ -65,6 +65,19 @@ def test_the_table_says_that_different_protocols_do_not_compare() -> None:
     assert "the rows do not compare" in text
 
 
+def test_of_ratings_the_table_has_every_metric_and_the_least_error_in_bold() -> None:
+    protocol = {"split": "by hand", "users": 9, "ratings": 1234, "interval": "none"}
+    reports = {
+        name: Report(metrics={"rmse": Estimate(value=rmse)}, protocol=protocol)
+        for name, rmse in (("better", 0.9), ("worse", 1.1))
+    }
+    (_, rmse) = table(reports).columns
+    assert [getattr(cell, "style", None) for cell in rmse.cells] == ["bold", ""]
+    text = " ".join(_text(reports).split())
+    assert "better 0.9000 worse 1.1000" in text
+    assert "by hand; 1,234 ratings by 9 users" in text
+
+
 def test_six_metrics_with_their_intervals_fit_into_80_columns() -> None:
     of_users = Estimate(value=0.1234, low=0.1111, high=0.1357)
     metrics = {f"{name}@10": of_users for name in ("recall", "ndcg", "mrr")}

@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 from services.cli.main import app
 
 SEND = ("events", "send", "--user", "u", "--item", "1")
+PREDICT = ("ratings", "predict", "x", "--data", "y", "--user", "u")
 
 
 @pytest.mark.parametrize(
@@ -29,6 +30,11 @@ SEND = ("events", "send", "--user", "u", "--item", "1")
         (("train", "ials", "--data", "x", "--config", "/tmp"), "'--config': "),
         (("train", "ials", "--data", "x", "--config", "nowhere"), "'--config': "),
         (("evaluate", "--data", "x", "--part", "all"), "'--part': "),
+        (("ratings", "train", "x", "--output", "y", "--dim", "-1"), "--dim: "),
+        (("ratings", "train", "x", "--output", "y", "--seed", "-1"), "--seed: "),
+        (("ratings", "evaluate", "x", "--regularization", "0"), "--regularization: "),
+        ((*PREDICT, "-k", "0"), "'-k': "),
+        ((*PREDICT, "-k", "5", "--item", "1"), "give either --item or -k"),
     ],
 )
 def test_a_wrong_value_is_told_by_its_option(arguments: tuple[str, ...], message: str) -> None:
