@@ -13,15 +13,18 @@ With the other side fixed each row is one ridge regression:
     ( Σ_{i in I_u} c_ui h_i h_iᵀ + α₀HᵀH + λ(|I_u| + α₀N)^ν I )  w_u  =  Σ_{i in I_u} c_ui h_i
 
 A sweep takes every row a step of conjugate gradients nearer to its solution, from where it is
-(`conjugate_gradients.py`): as the other side moves too, more would be wasted.
+(`conjugate_gradients.py`): as the other side moves too, more would be wasted. Large D stay
+affordable by it, as by the block-coordinate steps of iALS++ (arXiv 2110.14044), whose sweep is of
+the same order, but all D coordinates of all rows are one sparse product instead of D / block of
+them one after the other.
 
 S is a set: an item that a history holds several times counts once, where it stands last. How
 often one comes back to an item says little about what comes next, and seen items are masked.
 
 A query is the same equation with H fixed, solved exactly (`least_squares.py`), so no user is
-stored. To ask for the *next*
-item rather than for any, the a-th newest item of a history has the confidence (1 + a)^-recency
-in a query, and half of that exponent in training. The paper has c = 1 (recency 0).
+stored. To ask for the *next* item rather than for any, the a-th newest item of a history has the
+confidence (1 + a)^-recency in a query, and half of that exponent in training. The paper has c = 1
+(recency 0).
 
 Good at: sparse data, short training, long histories; the vectors make good similar items. Bad at:
 the order of items beyond "newer counts more". Time a sweep: O((|S|·D + (M + N)·D²) · STEPS).
@@ -55,7 +58,7 @@ ten sweeps of one get below ten of two or three (`recsys bench als`)."""
 
 class IalsConfig(ModelConfig):
     """Hyper-parameters of iALS. The defaults were chosen on the validation parts of MovieLens
-    100K, 1M and latest-small and Amazon Beauty together (benchmarks/RESULTS.md)."""
+    100K, 1M and latest-small and Amazon Beauty together."""
 
     kind: ClassVar[str] = "ials"
     ranges: ClassVar[Mapping[str, Range]] = {

@@ -50,6 +50,8 @@ def test_a_killed_worker_is_replaced_and_the_fit_reaches_the_same_quality(
     assert result.cost["workers"] == 2
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert result.starts == 2, "the fit began anew instead of going on from a checkpoint"
+    curve, undisturbed_curve = ([e.loss for e in r.history] for r in (result, undisturbed))
+    assert curve == pytest.approx(undisturbed_curve, rel=0.01), "two workers, one of them killed"
     best, undisturbed_best = (max(e.ndcg for e in r.history) for r in (result, undisturbed))
     assert best == pytest.approx(undisturbed_best, abs=0.02)
 

@@ -113,6 +113,34 @@ def test_it_learns_an_order_that_no_co_occurrence_tells(kind: str, loss: str) ->
     assert losses[-1] < losses[0] / 2
 
 
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="PyTorch sees no GPU"
+))]  # fmt: skip
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", list(NETWORKS))
+def test_it_learns_in_either_number_format_and_goes_on_from_its_state(
+    kind: str, dtype: torch.dtype, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("recsys.models.next_item_fit.fast_dtype", lambda _: dtype)
+    config = NETWORKS[kind].model_copy(
+        update={"max_length": 20, "batch_events": 512, "dropout": 0.0, "learning_rate": 5e-3}
+    )
+    histories, where = ring(40, 200, 20), torch.device(device)
+    fit = NextItemFit(config, histories, 40, Alone(), where)
+    for epoch in range(10):
+        fit.run_epoch(epoch)
+    resumed = NextItemFit(config, histories, 40, Alone(), where)
+    resumed.load_state(fit.state())
+    for epoch in range(10, 20):
+        resumed.run_epoch(epoch)
+    model = resumed.model()
+    queries = model.query_vectors(Histories.of([[7, 8, 9], [38, 39]]))
+    assert (queries @ model.item_vectors.T).argmax(1).tolist() == [10, 0]
+
+
 @pytest.mark.parametrize("share", [0.0, 0.7])
 def test_older_windows_teach_what_is_older_than_max_length(share: float) -> None:
     old = ring(20, 200, 20)
