@@ -11,6 +11,7 @@ import json
 import resource
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,8 @@ def main() -> None:
         part = output / f"{sweep:04d}.part.npz"
         np.savez(
             part,
+            label=f"implicit {version('implicit')}, d = {model.factors}",
+            numbers=str(model.item_factors.dtype),
             validation=top(model, train[given["users"]], k),
             test=top(model, asked, k),
             seconds=ended - started - spent,
@@ -54,6 +57,7 @@ def main() -> None:
         spent += time.perf_counter() - ended
 
     model.fit(train, show_progress=False, callback=after)
+    (output / "ended").touch()
 
 
 if __name__ == "__main__":

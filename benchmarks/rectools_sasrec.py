@@ -3,10 +3,12 @@
     python rectools_sasrec.py INPUT.npz SETTINGS.json OUTPUT
 
 INPUT: the training and the test queries' histories as offsets and items, k. SETTINGS: keyword
-arguments of SASRecModel, and `seed`. Writes OUTPUT/NNN.npz after each epoch: the k best unseen
-items of every validation query (`validation`, Int64[B, k]), of every test query (`test`), the
-seconds spent in training so far, and the peak memory. It goes on until nobody reads on: the caller
-ends it. It imports nothing of this project, which is not installed where it runs.
+arguments of SASRecModel, of which `epochs` is the most there are, and `seed`. Writes
+OUTPUT/NNNN.npz after each epoch: the k best unseen items of every validation query (`validation`,
+Int64[B, k]), of every test query (`test`), the seconds spent in training so far, the peak memory,
+a label that says who it is, and the number format that it trains in. OUTPUT/ended follows the last
+one. It stops early when its caller is gone. It imports nothing of this project, which is not
+installed where it runs.
 """
 
 import json
@@ -15,6 +17,7 @@ import resource
 import sys
 import time
 import warnings
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -62,21 +65,28 @@ def main() -> None:
     train = interactions(everyone, given["train_offsets"], given["train_items"])
     known = interactions(users, given["asked_offsets"], given["asked_items"])
     seed_everything(settings.pop("seed"))
+    epochs, caller = settings.pop("epochs"), os.getppid()
     model = SASRecModel(**settings, epochs=1, deterministic=True)
     seconds = 0.0
-    for epoch in range(10_000):
+    for epoch in range(epochs):
         started = time.perf_counter()
         model.fit_partial(train, min_epochs=1, max_epochs=1)
         seconds += time.perf_counter() - started
         part = output / f"{epoch:04d}.part.npz"
+        precision = model.fit_trainer.precision
         np.savez(
             part,
+            label=f"RecTools {version('rectools')} SASRec, d = {model.n_factors}",
+            numbers={"32-true": "float32"}.get(precision, precision),
             validation=top(model, train, users, k),
             test=top(model, known, users, k),
             seconds=seconds,
             peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         )
         part.rename(output / f"{epoch:04d}.npz")
+        if os.getppid() != caller:
+            return  # nobody reads on
+    (output / "ended").touch()
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
     python -m benchmarks.train_ours NAME INPUT.npz SETTINGS.json OUTPUT
 
-NAME is `ease` or a kind of model. Input and output are those of `rectools_sasrec.py`.
+NAME is `ease` or a kind of model; SETTINGS are of `settings_of`. Input and output are those of
+`rectools_sasrec.py`.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,35 +26,63 @@ from numpy.typing import NDArray
 from recsys.data.histories import Histories
 from recsys.evaluation.metrics import top_k
 from recsys.models.catalog import kind_of
+from recsys.models.hardware import fast_dtype
 from recsys.models.model import Alone, Model
+from recsys.models.next_item import NextItemConfig
 from recsys.models.presets import PRESETS
 
 QUERIES_AT_ONCE = 2048
-EASE_RIDGES = (100.0, 250.0, 500.0, 1000.0, 2000.0)
+EASE_RIDGES = (25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2000.0)
+
+LABELS = {"ials": "iALS", "gru4rec": "GRU4Rec", "sasrec": "SASRec"}
 
 Scorer = Callable[[Histories], NDArray[np.float32]]
 
 
-def kind(name: str, train: Histories, n_items: int, settings: dict[str, str]) -> Iterator[Scorer]:
+@dataclass(frozen=True)
+class Fitted:
+    """What an epoch gave."""
+
+    label: str
+    """Who it is, with what it is set to that matters most."""
+
+    numbers: str
+    """The number format that it was trained in."""
+
+    scores: Scorer
+
+
+def settings_of(name: str, preset: str, seed: int) -> dict[str, Any]:
+    """What it is run with, in JSON's types: EASE's λ, or the whole config of a kind."""
+    if name == "ease":
+        return {"ridges": list(EASE_RIDGES)}
+    of_preset = PRESETS[name][preset] if name in PRESETS else {}
+    config = kind_of(name).config.model_validate({**of_preset, "seed": seed})
+    return config.model_dump(mode="json")
+
+
+def kind(name: str, train: Histories, n_items: int, settings: dict[str, Any]) -> Iterator[Fitted]:
     """A kind of the catalog, after each epoch."""
-    preset = PRESETS[name][settings["preset"]] if name in PRESETS else {}
-    config = kind_of(name).config.model_validate({**preset, "seed": settings["seed"]})
+    config = kind_of(name).config.model_validate(settings)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")  # as RecTools does
+    numbers = fast_dtype(device) if isinstance(config, NextItemConfig) else torch.float32
     fit = kind_of(name).fit(config, train, n_items, Alone(), device)
     for epoch in range(fit.max_epochs):
         fit.run_epoch(epoch)
-        yield partial(scores, fit.model())
+        model = fit.model()
+        label = f"{LABELS[name]}, d = {model.item_vectors.shape[1]}"
+        yield Fitted(label, str(numbers).removeprefix("torch."), partial(scores, model))
 
 
-def ease(train: Histories, n_items: int) -> Iterator[Scorer]:
+def ease(train: Histories, n_items: int, ridges: Sequence[float]) -> Iterator[Fitted]:
     """EASE at each λ: with the Gramian G of the items, P = (G + λI)⁻¹ and B_ij = -P_ij / P_jj."""
     seen = _matrix(train, n_items)
     gramian = seen.T @ seen
-    for ridge in EASE_RIDGES:
+    for ridge in ridges:
         inverse = np.linalg.inv(gramian + ridge * np.eye(n_items, dtype=np.float32))
         weights = (inverse / -np.diag(inverse)).astype(np.float32)
         np.fill_diagonal(weights, 0)
-        yield partial(_weighted, weights)
+        yield Fitted(f"EASE, λ = {ridge:g}", str(inverse.dtype), partial(_weighted, weights))
 
 
 def scores(model: Model, histories: Histories) -> NDArray[np.float32]:
@@ -88,23 +119,30 @@ def main() -> None:
     train = Histories(given["train_offsets"], given["train_items"])
     asked = Histories(given["asked_offsets"], given["asked_items"])
     n_items, k = int(given["n_items"]), int(given["k"])
+    told = json.loads(Path(settings).read_text(encoding="utf-8"))
     if name == "ease":
-        scorers = ease(train, n_items)
+        fits = ease(train, n_items, told["ridges"])
     else:
-        scorers = kind(name, train, n_items, json.loads(Path(settings).read_text(encoding="utf-8")))
+        fits = kind(name, train, n_items, told)
+    caller = os.getppid()
     seconds, started = 0.0, time.perf_counter()
-    for epoch, scorer in enumerate(scorers):
+    for epoch, fitted in enumerate(fits):
         seconds += time.perf_counter() - started
         part = Path(output) / f"{epoch:04d}.part.npz"
         np.savez(
             part,
-            validation=top(scorer, train.take(given["users"]), k),
-            test=top(scorer, asked, k),
+            label=fitted.label,
+            numbers=fitted.numbers,
+            validation=top(fitted.scores, train.take(given["users"]), k),
+            test=top(fitted.scores, asked, k),
             seconds=seconds,
             peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         )
         part.rename(Path(output) / f"{epoch:04d}.npz")
+        if os.getppid() != caller:
+            return  # nobody reads on
         started = time.perf_counter()
+    (Path(output) / "ended").touch()
 
 
 if __name__ == "__main__":

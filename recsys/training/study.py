@@ -114,7 +114,8 @@ def trials(study: optuna.Study) -> list[Trial]:
 
 
 def stop(study: optuna.Study, number: int) -> None:
-    """End the trial in hand because a person wants it: it is done again, however often."""
+    """End the trial in hand for nothing that it did, as a person wishes or a bug has it: it is done
+    again, however often."""
     for name in (_CUT_OFF, _STOPPED):
         study.set_user_attr(name, [*study.user_attrs.get(name, []), number])
     study.tell(number, state=TrialState.FAIL)

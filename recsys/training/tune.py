@@ -45,8 +45,19 @@ from recsys.training.study import REASON, Trial, opened, stop, trials
 _PRUNER = optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=4)
 """Ends no trial before five have finished, nor before its fifth epoch."""
 
-_FAILURES = (RecsysError, ValueError, RuntimeError, MemoryError)
-"""What hyper-parameters may do to a fit. Running out of a GPU's memory is a RuntimeError."""
+_FAILURES = (
+    RecsysError,
+    ValidationError,
+    MemoryError,
+    torch.OutOfMemoryError,
+    torch.linalg.LinAlgError,  # type: ignore[attr-defined]
+)
+"""What hyper-parameters may do to a fit: it diverges, they exclude each other, it outgrows the
+memory, or its matrices are too near to singular, which a model's queries may be the first to see.
+"""
+
+_OUT_OF_MEMORY = "DefaultCPUAllocator: can't allocate memory"
+"""What torch says, in a mere RuntimeError, where it gets no memory beside a processor."""
 
 
 class NothingFound(RecsysError):
@@ -95,9 +106,10 @@ def tune(
     trial but the first begins after so many seconds.
     on_epoch: called with the number of the trial after each epoch. on_trial: after each trial.
 
-    A trial that fails is recorded, and the study goes on. Raises NothingFound if all of them fail,
-    BadStudy if the folder's study is another one or is being run, and RecsysError if there is
-    nothing to search or the data cannot be read.
+    A trial that its hyper-parameters make fail is recorded, and the study goes on. Any other error
+    is a bug: it is raised, and the trial is done again when the study is resumed. Raises
+    NothingFound if all trials fail, BadStudy if the folder's study is another one or is being run,
+    and RecsysError if there is nothing to search or the data cannot be read.
     """
     ranges = {name: each for name, each in config.ranges.items() if name not in fixed}
     if not ranges:
@@ -181,21 +193,28 @@ def _run(
             if report.epoch + 1 < report.max_epochs and trial.should_prune():
                 study.tell(trial, state=TrialState.PRUNED)
                 return
-    except KeyboardInterrupt:
-        stop(study, trial.number)
-        raise
-    except _FAILURES as error:
+    except (KeyboardInterrupt, Exception) as error:
+        if not _is_failure(error):
+            stop(study, trial.number)
+            raise
         trial.set_user_attr(REASON, _reason(error))
         study.tell(trial, state=TrialState.FAIL)
         return
     study.tell(trial, best)
 
 
+def _is_failure(error: BaseException) -> bool:
+    """Whether it is the hyper-parameters' doing, and no bug or a person's wish."""
+    return isinstance(error, _FAILURES) or (
+        isinstance(error, RuntimeError) and _OUT_OF_MEMORY in str(error)
+    )
+
+
 def _with(config: ModelConfig, values: Mapping[str, Any]) -> ModelConfig:
     return type(config).model_validate({**config.model_dump(), **values})
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     if isinstance(error, ValidationError):
         return "; ".join(each["msg"] for each in error.errors())
     return str(error) or type(error).__name__

@@ -36,6 +36,7 @@ def command(
     Peers are installed into virtual environments of their own under the state folder.
 
       recsys bench train ./ml-1m --models ease ials sasrec rectools
+      recsys bench train ./ml-1m --models ease ials sasrec rectools --resume
       recsys bench serving -- --help
     """
     if benchmark not in BENCHMARKS:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +21,8 @@ from infra.errors import RecsysError
 from recsys.data.dataset import Dataset, write_dataset
 from recsys.data.split import split_dataset
 from recsys.evaluation.protocol import validate
-from recsys.models.catalog import kind_of
-from recsys.models.ials import IalsConfig
+from recsys.models.catalog import KINDS, kind_of
+from recsys.models.ials import IalsConfig, IalsFit
 from recsys.models.model import Alone
 from recsys.models.popularity import PopularityConfig
 from recsys.models.ranges import Between
@@ -164,6 +167,74 @@ def test_a_trial_that_a_person_stops_is_done_again_however_often(
             search(ring, tmp_path, resume=True, on_epoch=interrupt)
     tuned = search(ring, tmp_path, resume=True)
     assert [trial.outcome for trial in tuned.trials] == ["finished"] * 3
+
+
+def all_but_the_first(monkeypatch: pytest.MonkeyPatch, do: Callable[[], object]) -> None:
+    """Let every trial but the first, which has the defaults, do something in its second epoch."""
+
+    class Fit(IalsFit):
+        def run_epoch(self, epoch: int) -> dict[str, float]:
+            if epoch == 1 and self._config != SMALL:
+                do()
+            return super().run_epoch(epoch)
+
+    monkeypatch.setitem(KINDS, "ials", replace(KINDS["ials"], fit=Fit))
+
+
+def raising(error: Exception) -> Callable[[], object]:
+    def do() -> None:
+        raise error
+
+    return do
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ValueError("shapes do not match"), RuntimeError("no kernel"), TypeError(), OSError("disk")],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_bug_is_raised_and_the_study_goes_on_once_it_is_mended(
+    ring: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    with monkeypatch.context() as patch:
+        all_but_the_first(patch, raising(error))
+        for _ in range(MAX_STARTS + 1):
+            with pytest.raises(type(error)) as raised:
+                search(ring, tmp_path / "study", resume=True)
+            assert raised.value is error
+            assert "run_epoch" in {each.name for each in raised.traceback}
+    resumed = search(ring, tmp_path / "study", resume=True)
+    assert found(resumed) == found(search(ring, tmp_path / "undisturbed"))
+
+
+OUT_OF_MEMORY: dict[str, Callable[[], object]] = {
+    "numpy": lambda: np.empty(2**55),
+    "torch": lambda: torch.empty(2**55),
+    "a GPU": raising(torch.OutOfMemoryError("CUDA out of memory")),
+}
+
+
+@pytest.mark.parametrize("library", OUT_OF_MEMORY)
+def test_a_trial_that_outgrows_the_memory_fails_and_the_study_goes_on(
+    ring: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: str
+) -> None:
+    all_but_the_first(monkeypatch, OUT_OF_MEMORY[library])
+    tuned = search(ring, tmp_path)
+    assert [trial.outcome for trial in tuned.trials] == ["finished", "failed", "failed"]
+    assert re.search("allocate|out of memory", tuned.trials[1].reason)
+
+
+def test_a_trial_whose_model_is_too_near_to_singular_to_answer_fails(
+    ring: Path, tmp_path: Path
+) -> None:
+    events = pq.read_table(ring / "events.parquet")
+    items = [f"i{row % 32}" for row in range(len(events))]  # 16 a user: there are two histories
+    two_kinds = events.set_column(1, events.schema.field("item_id"), pa.array(items))
+    write_dataset(tmp_path / "data", [two_kinds], None, "users of two kinds")
+    config = IalsConfig(dim=8, unobserved_weight=1e-30, regularization=1e-12)
+    fixed = IalsConfig.ranges.keys() - {"recency"}
+    with pytest.raises(NothingFound, match=r"linalg\.cholesky"):
+        search(tmp_path / "data", tmp_path / "study", config=config, fixed=fixed, n_trials=2)
 
 
 def test_what_a_crash_leaves_in_the_folder_is_in_nobodys_way(ring: Path, tmp_path: Path) -> None:
