@@ -29,31 +29,27 @@ def next_epoch(
     and the model that it gave. validation: None measures nothing. Raises
     RecsysError if the numbers leave what floats can hold."""
     began, epoch = time.monotonic(), len(progress.history)
-    logs = _run(fitting, epoch)
-    model = fitting.model()
-    report = EpochReport(
-        epoch=epoch,
-        max_epochs=max_epochs,
-        loss=logs["loss"],
-        ndcg=None if validation is None else validate(model, validation, workers)["ndcg@10"],
-        seconds=time.monotonic() - began,
-    )
-    return report, model
-
-
-def _run(fitting: Fit, epoch: int) -> dict[str, float]:
     try:
         logs = fitting.run_epoch(epoch)
+        if not math.isfinite(logs["loss"]):
+            raise RecsysError(
+                f"the fit diverged in epoch {epoch + 1}, its loss is {logs['loss']}: lower "
+                "learning_rate, or raise regularization"
+            )
+        model = fitting.model()
+        ndcg = None if validation is None else validate(model, validation, workers)["ndcg@10"]
     except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
         raise RecsysError(
             f"the fit failed in epoch {epoch + 1}: {error}. Raise regularization"
         ) from None
-    if not math.isfinite(logs["loss"]):
-        raise RecsysError(
-            f"the fit diverged in epoch {epoch + 1}, its loss is {logs['loss']}: lower "
-            "learning_rate, or raise regularization"
-        )
-    return logs
+    report = EpochReport(
+        epoch=epoch,
+        max_epochs=max_epochs,
+        loss=logs["loss"],
+        ndcg=ndcg,
+        seconds=time.monotonic() - began,
+    )
+    return report, model
 
 
 def finished(progress: Progress, max_epochs: int) -> bool:
