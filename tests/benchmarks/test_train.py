@@ -69,7 +69,7 @@ def test_ease_predicts_each_item_from_the_others_by_ridge_regression() -> None:
     seen = (rng.random((30, 6)) < 0.4).astype(np.float32)
     histories = Histories.of([np.flatnonzero(row).tolist() for row in seen])
     fitted = next(ease(histories, 6, EASE_RIDGES))
-    assert fitted.label == "EASE, λ = 100"
+    assert fitted.label == f"EASE, λ = {EASE_RIDGES[0]:g}"
     scores = fitted.scores(histories)
     for item in range(6):
         others = np.delete(seen, item, axis=1)
