@@ -116,13 +116,15 @@ class NextItemFit(Fit):
         """The sequences of each step, the same on every worker: shuffled, of similar length, and
         of about `batch_events` predictions, so that every event weighs the same in an epoch."""
         rng = np.random.default_rng((self.config.seed, epoch))
-        for _ in range(max(1, -(-self.config.min_steps // self._steps))):
+        made = 0
+        while made < self.config.min_steps:
             sequences = self._windows(rng)
             users = rng.permutation(len(sequences))
-            bucket = _shares(sequences.lengths[users] - 1, -(-self._steps // BUCKET))
+            bucket = _shares(sequences.lengths[users] - 1, self._steps) // BUCKET
             users = users[np.lexsort((sequences.lengths[users], bucket))]
             step = _shares(sequences.lengths[users] - 1, self._steps)
             batches = np.split(users, np.flatnonzero(np.diff(step)) + 1)
+            made += len(batches)
             for i in rng.permutation(len(batches)):
                 yield sequences.take(batches[i])
 

@@ -230,13 +230,22 @@ def test_the_same_seed_fits_the_same_model_on_any_threads(loss: str) -> None:
 
 def test_every_step_has_as_many_events_however_long_its_histories() -> None:
     rng = np.random.default_rng(0)
-    lengths = np.concatenate((np.full(900, 3), rng.integers(30, 60, 60)))
+    lengths = np.minimum(2 + rng.geometric(0.1, size=3000), 60)
     histories = Histories.of([rng.integers(50, size=n) for n in lengths])
-    config = SasrecConfig(dim=8, heads=1, max_length=60, batch_events=200)
+    config = SasrecConfig(dim=8, heads=1, max_length=60, batch_events=500)
     steps = list(NextItemFit(config, histories, 50, Alone(), CPU)._batches(0))
     predictions = np.array([(step.lengths - 1).sum() for step in steps])
+    assert predictions.sum() == (lengths - 1).sum(), "an epoch passes over each event once"
+    assert predictions.min() > 0.8 * predictions.mean()
+    assert predictions.max() < 1.2 * predictions.mean()
+    padded = sum(len(step) * (step.lengths.max() - 1) for step in steps)
+    assert padded < 1.3 * predictions.sum(), "histories of a step are of about the same length"
+
+
+@pytest.mark.parametrize("lengths", [(2,), (2, 900, 2, 900, 2, 2), (3, 3, 3)])
+def test_an_epoch_of_few_histories_has_as_many_steps_as_it_must(lengths: tuple[int, ...]) -> None:
+    histories = Histories.of([np.arange(n) % 50 for n in lengths])
+    config = SasrecConfig(dim=8, heads=1, max_length=1000, batch_events=256)
+    steps = list(NextItemFit(config, histories, 50, Alone(), CPU)._batches(0))
     assert len(steps) >= config.min_steps
-    assert predictions.sum() % (lengths - 1).sum() == 0, "an epoch passes over each event as often"
-    assert predictions.min() > 0.6 * predictions.mean()
-    assert predictions.max() < 1.4 * predictions.mean()
-    assert min(step.lengths.max() - step.lengths.min() for step in steps) == 0
+    assert sum(map(len, steps)) % len(lengths) == 0, "each history is passed over as often"
