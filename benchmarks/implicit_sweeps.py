@@ -2,7 +2,7 @@
 
     python implicit_sweeps.py INPUT.npz SETTINGS.json OUTPUT
 
-Input and output are those of `rectools_sasrec.py`; SETTINGS: keyword arguments of
+Input and output are as of `rectools_sasrec.py`; SETTINGS: keyword arguments of
 AlternatingLeastSquares, and `seed`. Every query is folded in.
 It imports nothing of this project, which is not installed where it runs.
 """

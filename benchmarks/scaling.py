@@ -34,7 +34,8 @@ from recsys.training.local_ray import connected
 def trained(workers: int, config: SasrecConfig, dataset: Path, epochs: int) -> FitResult:
     """A fit by so many workers, in a Ray of as many cores."""
     with tempfile.TemporaryDirectory() as folder, connected(cores=workers):
-        return fit(config, dataset, run_dir=Path(folder) / "run", workers=workers, epochs=epochs)
+        run = Path(folder) / "run"
+        return fit(config, dataset, run_dir=run, workers=workers, gpu=False, epochs=epochs)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

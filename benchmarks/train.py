@@ -6,8 +6,8 @@
 Leave one out, full-catalogue ranking, seen items masked. Each contender trains alone, with all
 cores, in a process of its own, an epoch at a time; after each epoch it is ranked on the validation
 part, and that time is not counted. It ends when validation has not risen for 10 epochs or no epoch
-is left, and is cut off when its minutes are over. The test part is ranked once, with the best epoch
-of the validation part.
+is left, and is cut off when its minutes are over. The test part is measured once, with the best
+epoch of the validation part.
 
 The goal is the best validation NDCG@10 of all peers, EASE included. The table shows each
 contender's seconds to it, and their ratio to those of the peer that set it. EASE (Steck, arXiv
@@ -21,6 +21,7 @@ at once, PLOT.NAME.json each; --resume takes it from there if it is of the same 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import platform
 import sys
@@ -90,7 +91,10 @@ def _runs(
     state = Settings().state_dir
     commands = {name: _command(name, dataset.fingerprint, options) for name in names}
     files = {name: options.plot.with_suffix(f".{name}.json") for name in names}
-    before = {name: kept(commands[name], files[name]) for name in names if options.resume}
+    if not options.resume:  # what an earlier command left is not of this one
+        for file in files.values():
+            file.unlink(missing_ok=True)
+    before = {name: kept(commands[name], files[name]) for name in names}
     finished: list[Run] = []
     failed: dict[str, str] = {}
     for name in names:
@@ -98,7 +102,6 @@ def _runs(
             finished.append(run)
             print(f"{name:<9} finished before: {files[name]}", flush=True)  # noqa: T201
             continue
-        files[name].unlink(missing_ok=True)  # what an earlier command left
         settings = settings_of(name, options.preset, options.seed)
         try:
             with contender(name, settings, split, n_items, state) as epochs:
@@ -122,8 +125,18 @@ def _command(name: str, fingerprint: str, options: argparse.Namespace) -> dict[s
         "minutes": options.minutes,
         "patience": PATIENCE,
         "machine": _machine(),
+        "sources": _sources(),
         "environment": list(PEERS[name].requirements) if name in PEERS else [],
     }
+
+
+def _sources() -> str:
+    """A digest of the code that is measured, and measures."""
+    root = Path(__file__).parents[1]
+    files = sorted(
+        file for folder in ("recsys", "benchmarks") for file in root.glob(f"{folder}/**/*.py")
+    )
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
 
 def _machine() -> str:

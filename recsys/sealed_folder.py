@@ -33,7 +33,7 @@ from recsys.evaluation.report import Report
 from recsys.models.model import Model, ModelConfig
 from recsys.models.rating_model import RatingModel
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MANIFEST = "manifest.json"
 CONFIG = "config.json"
 WEIGHTS = "weights.safetensors"
@@ -64,7 +64,7 @@ class SealedManifest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    format_version: Literal[2] = 2
+    format_version: Literal[3] = 3
     """Of the folder's layout; another one is refused."""
 
     kind: str

@@ -46,13 +46,10 @@ class Ratings:
 
     @classmethod
     def of_dataset(cls, dataset: Dataset) -> Ratings:
-        """The events that have a value; of several by one user for one item, the last.
-
-        Row u for user u of the Dataset. Raises NoRatings where no event has a value or all have
-        the same, which tells no item from another.
-        """
-        rated = np.isfinite(dataset.values)
-        values = dataset.values[rated]
+        """What there is to learn from: `known`. Raises NoRatings where no event has a value or all
+        have the same, which tells no item from another."""
+        known = cls.known(dataset)
+        values = known.values
         if len(values) == 0 or values.min() == values.max():
             found = (
                 f"each value of {dataset.path} is {values[0]:g}"
@@ -64,6 +61,16 @@ class Ratings:
                 "table, name their column with `recsys data import --value COLUMN`), or train a "
                 "model of what users touch, such as ials"
             )
+        return known
+
+    @classmethod
+    def known(cls, dataset: Dataset) -> Ratings:
+        """The events that have a value; of several by one user for one item, the last.
+
+        Row u for user u of the Dataset.
+        """
+        rated = np.isfinite(dataset.values)
+        values = dataset.values[rated]
         lengths = np.bincount(dataset.histories.rows()[rated], minlength=len(dataset.histories))
         every = cls(Histories.from_lengths(lengths, dataset.histories.items[rated]), values)
         last = np.zeros(len(values), np.bool_)

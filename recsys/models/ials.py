@@ -13,10 +13,10 @@ With the other side fixed each row is one ridge regression:
     ( Σ_{i in I_u} c_ui h_i h_iᵀ + α₀HᵀH + λ(|I_u| + α₀N)^ν I )  w_u  =  Σ_{i in I_u} c_ui h_i
 
 A sweep takes every row a step of conjugate gradients nearer to its solution, from where it is
-(`conjugate_gradients.py`): as the other side moves too, more would be wasted. Large D stay
-affordable by it, as by the block-coordinate steps of iALS++ (arXiv 2110.14044), whose sweep is of
-the same order, but all D coordinates of all rows are one sparse product instead of D / block of
-them one after the other.
+(`conjugate_gradients.py`): as the other side moves too, more would be wasted. This keeps large D
+affordable. The block-coordinate steps of iALS++ (arXiv 2110.14044) cost as much a sweep, but take
+D / block small products one after the other, where this takes one sparse product over all
+coordinates.
 
 S is a set: an item that a history holds several times counts once, where it stands last. How
 often one comes back to an item says little about what comes next, and seen items are masked.

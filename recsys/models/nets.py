@@ -170,8 +170,8 @@ class SelfAttention(nn.Module):
     in SASRec, by an embedding of its place, counted from the end, so that the newest item always
     has the same one.
 
-    Embeddings are normalised on their way in (as in BERT, arXiv 1810.04805): how long one has grown
-    belongs to its score.
+    Embeddings are normalised on their way in (as in BERT, arXiv 1810.04805, but before places are
+    added): how long one has grown belongs to its score.
     """
 
     def __init__(

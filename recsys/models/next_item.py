@@ -75,8 +75,9 @@ class NextItemConfig(ModelConfig):
     last step's weights."""
 
     batch_events: int = Field(1024, ge=1)
-    """Events in a step, over all workers: as many users as have them. Counted in users, a step of
-    short histories would weigh each of its events more than one of long histories does."""
+    """Predictions in a step, over all workers, which are the events of its histories but the first
+    of each: as many users as have them. Counted in users, a step of short histories would weigh
+    each of its events more than one of long histories does."""
 
     min_steps: int = Field(20, ge=1)
     """An epoch passes over the events as often as makes so many steps, so that few users are not

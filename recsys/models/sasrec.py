@@ -37,7 +37,8 @@ class SasrecConfig(NextItemConfig):
     """Length of an item vector."""
 
     block: Literal["classic", "gated"] = "gated"
-    """The kind of block: the first paper's, or the gated one of LiGR with a SwiGLU."""
+    """The kind of block: the first paper's, normalised before instead of after, or the gated one
+    of LiGR with a SwiGLU."""
 
     blocks: int = Field(2, ge=1)
     """Self-attention blocks, one upon the other."""

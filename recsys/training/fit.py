@@ -19,19 +19,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import ray
 import ray.train
-import torch
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from infra.errors import RecsysError
-from infra.loopback import LOOPBACK
 from recsys.data.dataset import read_info
 from recsys.models.catalog import kind_of
 from recsys.models.model import Model, ModelConfig, Tensors
 from recsys.training.checkpoint import Checkpoint, EpochReport, Progress
 from recsys.training.cost import of_both
 from recsys.training.local_ray import connected
+from recsys.training.room import cores, room
 from recsys.training.run import (
     RAY,
     REFIT,
@@ -135,7 +133,7 @@ def fit(
             start.save(run_dir / START)
         started = time.monotonic() - seconds_spent(run_dir)
         with nullcontext() if workers == 0 else connected(), _followed(run_dir / REPORTS, on_epoch):
-            gpu = _room(workers, gpu)
+            gpu = room(workers, gpu)
             progress, best = _run(options | {"gpu": gpu}, run_dir, workers=workers, gpu=gpu)
     return FitResult(
         model=kind.model.restore(config, best),
@@ -187,7 +185,7 @@ def _run(
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers,
             use_gpu=gpu,
-            resources_per_worker={"CPU": _cores(workers)},
+            resources_per_worker={"CPU": cores(workers)},
         ),
         run_config=ray.train.RunConfig(
             name=RAY,
@@ -233,42 +231,10 @@ def _interruptible() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _room(workers: int, gpu: bool | None) -> bool:
-    """Whether each worker gets a GPU. Raises RecsysError where Ray would wait for ever for cores
-    or GPUs that this machine has not.
-
-    A cluster of several machines may grow, and is waited for.
-    """
-    if workers == 0:
-        if gpu and not torch.cuda.is_available():
-            raise RecsysError("PyTorch sees no GPU here: train without --gpu")
-        return torch.cuda.is_available() if gpu is None else gpu
-    there = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    gpu = there.get("GPU", 0) >= workers if gpu is None else gpu
-    if ray.util.get_node_ip_address() != LOOPBACK:  # type: ignore[no-untyped-call]
-        return gpu
-    for name, key in (("cores", "CPU"), *([("GPUs", "GPU")] if gpu else [])):
-        if there.get(key, 0) < workers:
-            raise RecsysError(
-                f"{workers} workers need as many {name} and this machine has "
-                f"{int(there.get(key, 0))}: ask for fewer workers, or for a larger cluster"
-            )
-    return gpu
-
-
 def _gpu_cost(progress: Progress, gpus: int) -> dict[str, float]:
     """How many GPUs, and the seconds of all of them in epochs."""
     seconds = sum(report.seconds for report in progress.history)
     return {"gpus": float(gpus), "gpu_s": seconds * gpus}
-
-
-def _cores(workers: int) -> int:
-    """The cores of each worker, which Ray also makes its number of threads."""
-    if workers == 0:
-        return 1
-    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    cores = [int(node["Resources"].get("CPU", 0)) for node in nodes if node["Alive"]]
-    return max(1, min(sum(cores) // workers, *cores)) if cores else 1
 
 
 @contextmanager

@@ -89,8 +89,8 @@ def _begun(
         validation = split.new_to_a_start()
         if len(validation.users) == 0:
             raise RecsysError(
-                f"no user of {dataset.path} has four events or more, and what the others have been "
-                f"validated on, {options['start']} has learnt: train without --warm-start"
+                f"no user of {dataset.path} has four events or more, and {options['start']} may "
+                "have learnt the validation events of the others: train without --warm-start"
             )
     fitting = kind.fit(config, learnt, len(dataset.items), workers, device)
     best, progress = None, Progress()

@@ -50,11 +50,9 @@ _FAILURES = (
     ValidationError,
     MemoryError,
     torch.OutOfMemoryError,
-    torch.linalg.LinAlgError,  # type: ignore[attr-defined]
 )
-"""What hyper-parameters may do to a fit: it diverges, they exclude each other, it outgrows the
-memory, or its matrices are too near to singular, which a model's queries may be the first to see.
-"""
+"""What hyper-parameters may do to a fit: it diverges, they exclude each other, or it outgrows the
+memory."""
 
 _OUT_OF_MEMORY = "DefaultCPUAllocator: can't allocate memory"
 """What torch says, in a mere RuntimeError, where it gets no memory beside a processor."""

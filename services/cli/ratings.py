@@ -239,7 +239,7 @@ def _of_user(
             "with some of that user's ratings"
         )
     row_of = bundle.items.rows(dataset.items.to_arrow())
-    ratings = Ratings.of_dataset(dataset).slice(number, number + 1)
+    ratings = Ratings.known(dataset).slice(number, number + 1)
     rows = row_of[ratings.histories.items]
     known = rows != UNKNOWN
     if not known.all():

@@ -50,7 +50,9 @@ def command(
     ] = None,
     seed: Annotated[
         int | None,
-        typer.Option(min=0, help="The same seed gives the same model; the file's, or 0."),
+        typer.Option(
+            min=0, help="The same seed gives the same model; the file's or the start's, or 0."
+        ),
     ] = None,
     preset: Annotated[
         str | None,
@@ -115,7 +117,7 @@ def command(
     name = name or kind
     registry = Registry(settings.models_dir)
     registry.versions(name)  # refuses a name that cannot be one, before hours are spent
-    start, base = _start(registry, name, kind, split) if warm_start else (None, {})
+    start, base = start_of(registry, name, kind, split) if warm_start else (None, {})
     if preset is not None:
         base |= presets.preset(kind, preset)
     model_config = read_config(kind, config, set_ or [], seed, base)
@@ -129,10 +131,11 @@ def command(
     }
     with nullcontext() if workers == 0 else cluster(quiet=True):
         fitted = fit_with_progress(model_config, data, epochs=epochs, **run)
-        published = _published(registry, name, data, split, fitted)
-        if refit:
-            fitted = _refit_with_progress(fitted, data, **run)
-            published = _published(registry, name, data, split, fitted, published.version)
+        again = _refit_with_progress(fitted, data, **run) if refit else None
+    published = _published(registry, name, data, split, fitted)
+    if again is not None:
+        fitted = again
+        published = _published(registry, name, data, split, again, published.version)
     if activate:
         registry.activate(name, published.version)
     if as_json:
@@ -169,7 +172,7 @@ def _published(
         return publish(registry, name, dataset, parts, fitted, refit_of=refit_of)
 
 
-def _start(registry: Registry, name: str, kind: str, split: str) -> tuple[Start, dict[str, Any]]:
+def start_of(registry: Registry, name: str, kind: str, split: str) -> tuple[Start, dict[str, Any]]:
     """What to begin from, and its hyper-parameters: the active version, or the one that it is a
     refit of, since a refit has learnt what the new fit will choose its epochs by.
 
@@ -189,6 +192,11 @@ def _start(registry: Registry, name: str, kind: str, split: str) -> tuple[Start,
         )
     if bundle.manifest.refit_of is not None:
         bundle = registry.open(f"{name}@{bundle.manifest.refit_of}")
+    if bundle.manifest.learnt != "train":
+        raise RecsysError(
+            f"{name} {bundle.version} has learnt the validation part, by which a fit that began "
+            "from it would choose its epochs: train without --warm-start"
+        )
     start = Start(f"{name} {bundle.version}", bundle.items, bundle.model.tensors())
     return start, bundle.model.config.model_dump()
 

@@ -43,8 +43,8 @@ def test_a_killed_worker_is_replaced_and_the_fit_reaches_the_same_quality(
             killed.append(processes_whose_command_holds("RayTrainWorker")[0])
             os.kill(killed[0], signal.SIGKILL)
 
-    undisturbed = fit(config, ring, run_dir=tmp_path / "undisturbed", workers=0)
-    result = fit(config, ring, run_dir=tmp_path / "killed", workers=2, on_epoch=kill_one)
+    undisturbed = fit(config, ring, run_dir=tmp_path / "undisturbed", workers=0, gpu=False)
+    result = fit(config, ring, run_dir=tmp_path / "killed", workers=2, gpu=False, on_epoch=kill_one)
 
     assert killed
     assert result.cost["workers"] == 2

@@ -198,7 +198,7 @@ def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"\xff", b"[]", b"[" * 100_000, b"{}", b'{"format_version": 2}']
+    "content", [b"", b"{", b"\xff", b"[]", b"[" * 100_000, b"{}", b'{"format_version": 3}']
 )
 def test_a_manifest_that_cannot_be_read_is_refused(sealed: Path, content: bytes) -> None:
     (sealed / "manifest.json").write_bytes(content)

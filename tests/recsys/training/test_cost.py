@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from recsys.training.cost import Meter
+from recsys.training.cost import Meter, of_both
 
 CPU = torch.device("cpu")
 
@@ -92,3 +92,11 @@ def test_core_seconds_are_those_since_the_meter_was_made(tmp_path: Path) -> None
         pass
     assert meter.read().core_seconds == pytest.approx(0.2, abs=0.1)
     assert meter.read().peak_rss_mb > 50
+
+
+def test_of_two_fits_time_and_energy_add_up_and_the_larger_machine_counts() -> None:
+    first = {"wall_s": 2.0, "core_s": 3.0, "gpu_s": 4.0, "peak_rss_mb": 10.0, "workers": 2.0}
+    again = {"wall_s": 1.0, "core_s": 1.0, "gpu_s": 1.0, "peak_rss_mb": 20.0, "workers": 2.0}
+    both = {"wall_s": 3.0, "core_s": 4.0, "gpu_s": 5.0, "peak_rss_mb": 20.0, "workers": 2.0}
+    assert of_both(first, again) == both
+    assert "processors_wh" not in of_both({**first, "processors_wh": 1.0}, again)

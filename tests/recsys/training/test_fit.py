@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+import ray
 import torch
 from numpy.typing import NDArray
 
 from infra.errors import RecsysError
+from infra.loopback import LOOPBACK
 from recsys.data.dataset import EVENTS_SCHEMA, Dataset, write_dataset
 from recsys.data.split import split_dataset
 from recsys.models.catalog import kind_of
@@ -22,6 +24,7 @@ from recsys.models.sasrec import SasrecConfig
 from recsys.training.checkpoint import STATE, EpochReport
 from recsys.training.epochs import PATIENCE
 from recsys.training.fit import TrainingFailed, fit, refit
+from recsys.training.room import room
 from recsys.training.run import BadRun, held
 from recsys.training.start import Start
 
@@ -53,7 +56,8 @@ def test_a_fit_learns_keeps_its_best_epoch_and_tells_every_epoch(
 
 def test_the_same_seed_gives_the_same_model(ring: Path, tmp_path: Path) -> None:
     first, second = (
-        fit(SMALL, ring, run_dir=tmp_path / name, workers=0, epochs=2).model for name in "ab"
+        fit(SMALL, ring, run_dir=tmp_path / name, workers=0, gpu=False, epochs=2).model
+        for name in "ab"
     )
     np.testing.assert_array_equal(first.item_vectors, second.item_vectors)
 
@@ -104,8 +108,8 @@ def test_a_refit_learns_the_validation_part_for_the_epochs_that_were_best(
 ) -> None:
     run = tmp_path / "run"
     told: list[EpochReport] = []
-    chosen = fit(SMALL, ring, run_dir=run, workers=0)
-    again = refit(chosen, ring, run_dir=run, workers=0, on_epoch=told.append)
+    chosen = fit(SMALL, ring, run_dir=run, workers=0, gpu=False)
+    again = refit(chosen, ring, run_dir=run, workers=0, gpu=False, on_epoch=told.append)
     split = split_dataset(Dataset.load(ring), "leave_one_out")
     by_hand = kind_of("sasrec").fit(
         SMALL, split.before_test, len(Dataset.load(ring).items), Alone(), torch.device("cpu")
@@ -162,6 +166,18 @@ def test_another_training_cannot_delete_the_folder_of_a_refit(ring: Path, tmp_pa
 
     refit(chosen, ring, run_dir=run, workers=0, on_epoch=intrude)
     assert len(refused) == chosen.best_epoch + 1
+
+
+@pytest.mark.parametrize(
+    ("gpus", "asked", "given"),
+    [(0, None, False), (1, None, False), (2, None, True), (2, False, False), (2, True, True)],
+)
+def test_workers_take_gpus_where_there_are_as_many_unless_told(
+    gpus: int, asked: bool | None, given: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2, "GPU": gpus})
+    monkeypatch.setattr(ray.util, "get_node_ip_address", lambda: LOOPBACK)
+    assert room(2, asked) == given
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

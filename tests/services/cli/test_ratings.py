@@ -163,6 +163,14 @@ def test_a_user_of_newer_data_is_predicted_by_a_model_that_never_saw_one(
     assert "1 of the user's ratings are left out" in " ".join(result.stderr.split())
 
 
+def test_data_of_nothing_but_fives_are_predicted_from_too(model: Path, tmp_path: Path) -> None:
+    fives = [("new", f"comedy-{n}", 5.0) for n in (1, 2, 3)]
+    fives += [("other", item, 5.0) for item in ("drama-1", "comedy-4")]
+    newer = write(tmp_path / "newer", [*fives])
+    items = json_of("predict", model, "--data", newer, "--user", "new")["items"]
+    assert [item["item_id"] for item in items] == ["comedy-4", "drama-1"]
+
+
 def test_of_a_user_without_ratings_it_says_that_nothing_is_known(films: Path, model: Path) -> None:
     told = recsys_ratings("predict", model, "--data", films, "--user", "mute").stdout
     assert "ratings known of user mute: 0, so anybody would be told the same" in told
