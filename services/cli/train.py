@@ -184,7 +184,7 @@ def start_of(registry: Registry, name: str, kind: str, split: str) -> tuple[Star
     bundle = registry.open_active(name)
     if bundle.manifest.kind != kind:
         raise RecsysError(f"{name} is of the kind {bundle.manifest.kind}, not {kind}")
-    if bundle.manifest.split != split:
+    if bundle.manifest.split not in (None, split):
         raise RecsysError(
             f"{name} {bundle.version} was fitted with --split {bundle.manifest.split}, and "
             f"has learnt events that --split {split} measures with: give it the same, or train "
