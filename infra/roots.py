@@ -1,0 +1,230 @@
+"""Roots: the only places that content named by a URI is read from.
+
+A catalogue says where its pictures lie, and whoever writes a catalogue need not be trusted: what
+it names is read if it lies under a configured root, after symbolic links and `..`, and refused
+otherwise. Nothing is ever fetched from an address that a URI names. A URI is
+
+- a path: a relative one starts in the first root. It is taken as it stands, `%20` included;
+- `file://` and an absolute path, percent-encoded;
+- `s3://bucket/key` or `gs://bucket/key` under a root of the same scheme, which alone says the
+  endpoint and the credentials; the key is taken as it stands;
+- `data:[type];base64,…`, which holds the content itself.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+import re
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import unquote_to_bytes, urlsplit
+
+import pyarrow as pa
+import pyarrow.fs
+
+from infra.errors import RecsysError
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
+
+_STORES = ("s3", "gs")
+
+_SHOWN = 120
+"""Characters of a URI that an error repeats."""
+
+
+class Unreadable(RecsysError):
+    """Content that may not or cannot be read."""
+
+    def __init__(self, uri: str, why: str) -> None:
+        shown = uri if len(uri) <= _SHOWN else f"{uri[:_SHOWN]}…"
+        super().__init__(f"{shown!r} {why}")
+
+
+class BadRoot(RecsysError):
+    """A root that is no folder, or in no store that is known."""
+
+
+@dataclass(frozen=True)
+class _Folder:
+    """A root on this machine."""
+
+    path: Path
+    """Resolved."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Store:
+    """A root in an object store."""
+
+    uri: str
+    """Without the query, and with a `/` at its end."""
+    base: str
+    """The same as the filesystem names it."""
+    filesystem: pyarrow.fs.FileSystem
+
+
+class Roots:
+    """Folders, here or in object stores, that content may be read from."""
+
+    def __init__(self, roots: Sequence[Path | str]) -> None:
+        """roots: folders as paths, `file://`, `s3://` or `gs://` URIs; relative URIs start in the
+        first. A store's root may carry what it takes to reach it, as
+        `s3://bucket/films?region=eu-west-1`. Without any root only `data:` is read.
+
+        Raises BadRoot.
+        """
+        self._roots = [_root(each) for each in roots]
+
+    def read(self, uri: str, max_bytes: int) -> bytes:
+        """The whole content; raises Unreadable if it is not under a root, is no regular file, is
+        not there, or has more than `max_bytes`. Thread-safe."""
+        scheme = _scheme(uri)
+        if scheme == "data":
+            return _embedded(uri, max_bytes)
+        if scheme in _STORES:
+            return self._read_object(uri, uri, max_bytes)
+        if scheme == "file":
+            return self._read_file(uri, _path_of(uri), max_bytes)
+        if scheme is not None:
+            raise Unreadable(
+                uri,
+                f"is not read: nothing is fetched over {scheme}:. Put the file under one of the "
+                "folders that content is read from, and name it by its path",
+            )
+        first = self._roots[0] if self._roots else None
+        if isinstance(first, _Store) and not uri.startswith("/"):
+            return self._read_object(uri, first.uri + uri, max_bytes)
+        path = Path(uri)
+        if isinstance(first, _Folder):
+            path = first.path / path
+        return self._read_file(uri, path, max_bytes)
+
+    def _read_file(self, uri: str, path: Path, max_bytes: int) -> bytes:
+        if not path.is_absolute():
+            raise Unreadable(uri, "is a relative path, and there is no root for it to start in")
+        try:
+            resolved = path.resolve()
+        except (OSError, RuntimeError, ValueError) as error:  # a loop of links; a NUL
+            raise Unreadable(uri, f"is no path that can be followed: {error}") from None
+        folders = [root.path for root in self._roots if isinstance(root, _Folder)]
+        under = next((folder for folder in folders if resolved.is_relative_to(folder)), None)
+        if under is None:
+            # Whether there is such a file is not told.
+            raise Unreadable(uri, "is outside the folders that content may be read from")
+        try:
+            with _opened(under, resolved) as file:
+                found = os.fstat(file.fileno())
+                if not stat.S_ISREG(found.st_mode):
+                    raise Unreadable(uri, "is not a regular file")
+                return _bounded(uri, file, found.st_size, max_bytes)
+        except OSError as error:
+            raise Unreadable(uri, f"cannot be read: {error.strerror or error}") from None
+
+    def _read_object(self, uri: str, full: str, max_bytes: int) -> bytes:
+        stores = [root for root in self._roots if isinstance(root, _Store)]
+        under = next((store for store in stores if full.startswith(store.uri)), None)
+        key = "" if under is None else full.removeprefix(under.uri)
+        if under is None or any(part in ("", ".", "..") for part in key.split("/")):
+            raise Unreadable(uri, "is outside the folders that content may be read from")
+        try:
+            with under.filesystem.open_input_file(under.base + key) as file:
+                return _bounded(uri, file, file.size(), max_bytes)
+        except (OSError, pa.ArrowException) as error:
+            raise Unreadable(uri, f"cannot be read: {error}") from None
+
+
+def _root(given: Path | str) -> _Folder | _Store:
+    scheme = None if isinstance(given, Path) else _scheme(given)
+    if scheme in _STORES:
+        uri = _bare(str(given))
+        try:
+            filesystem, base = pyarrow.fs.FileSystem.from_uri(str(given))
+        except (OSError, pa.ArrowException) as error:
+            raise BadRoot(f"the root {uri} cannot be used: {error}") from None
+        return _Store(f"{uri}/", f"{base.rstrip('/')}/", filesystem)
+    if scheme not in (None, "file"):
+        raise BadRoot(
+            f"the root {given} is in no store that content is read from: give a folder, or an "
+            "s3:// or gs:// URI"
+        )
+    path = (_path_of(str(given)) if scheme else Path(given)).resolve()
+    if not path.is_dir():
+        raise BadRoot(f"the root {given} is no folder: content is read from folders that exist")
+    return _Folder(path)
+
+
+def _bare(root: str) -> str:
+    """A store's root without credentials and options: what the URIs under it begin with."""
+    scheme, _, rest = root.partition("?")[0].rstrip("/").partition("://")
+    authority, slash, path = rest.partition("/")
+    return f"{scheme}://{authority.rpartition('@')[2]}{slash}{path}"
+
+
+def _scheme(uri: str) -> str | None:
+    """In small letters; None for a path."""
+    match = _SCHEME.match(uri)
+    return match[1].lower() if match else None
+
+
+def _path_of(uri: str) -> Path:
+    """The path of a `file:` URI."""
+    try:
+        parts = urlsplit(uri)
+    except ValueError as error:
+        raise Unreadable(uri, f"is no URI: {error}") from None
+    if parts.netloc not in ("", "localhost"):
+        raise Unreadable(uri, "is on another machine, which is not asked: write file:///…")
+    if parts.query or parts.fragment:
+        raise Unreadable(uri, "has an unescaped ? or #: write %3F and %23 in a file: URI")
+    return Path(os.fsdecode(unquote_to_bytes(parts.path)))
+
+
+def _opened(root: Path, resolved: Path) -> IO[bytes]:
+    """The file, reached from the root without following any link: what was resolved cannot be
+    exchanged for a link to elsewhere in between."""
+    here = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        *folders, name = resolved.relative_to(root).parts or (".",)
+        for folder in folders:
+            inside = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=here)
+            os.close(here)
+            here = inside
+        # Not to wait for the other end of a pipe.
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
+        descriptor = os.open(name, flags, dir_fd=here)
+    finally:
+        os.close(here)
+    try:
+        return os.fdopen(descriptor, "rb")
+    except OSError:  # a folder
+        os.close(descriptor)
+        raise
+
+
+def _bounded(uri: str, file: Any, size: int, max_bytes: int) -> bytes:
+    """What the file holds. size: what it said to hold; it may grow meanwhile."""
+    data = b"" if size > max_bytes else bytes(file.read(max_bytes + 1))
+    if max(size, len(data)) > max_bytes:
+        raise Unreadable(uri, f"has more than {max_bytes:,} bytes, the most that is read")
+    return data
+
+
+def _embedded(uri: str, max_bytes: int) -> bytes:
+    """The content of a `data:` URI."""
+    head, comma, payload = uri.partition(",")
+    if not comma or not head.lower().endswith(";base64"):
+        raise Unreadable(uri, "is no data: URI in base64: write data:image/png;base64,…")
+    if len(payload) > 2 * max_bytes + 4:  # a third more, and some of it escaped
+        raise Unreadable(uri, f"has more than {max_bytes:,} bytes, the most that is read")
+    try:
+        data = base64.b64decode(unquote_to_bytes(payload), validate=True)
+    except binascii.Error as error:
+        raise Unreadable(uri, f"is not valid base64: {error}") from None
+    if len(data) > max_bytes:
+        raise Unreadable(uri, f"has more than {max_bytes:,} bytes, the most that is read")
+    return data
