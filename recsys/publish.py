@@ -16,7 +16,7 @@ from recsys.evaluation.protocol import evaluate
 from recsys.evaluation.report import Report
 from recsys.models.model import Model
 from recsys.registry import Registry
-from recsys.retrieval.index import Index
+from recsys.retrieval.index import Index, Kind
 
 if TYPE_CHECKING:  # it brings Ray Train along, which indexing anew has no use for
     from recsys.training.fit import FitResult
@@ -96,13 +96,17 @@ def _queries(model: Model, split: Split) -> NDArray[np.float32] | None:
     return queries if len(queries) else None
 
 
-def reindex(registry: Registry, name: str, *, recall: float, exact_below: int) -> tuple[str, Index]:
+def reindex(
+    registry: Registry, name: str, *, recall: float, exact_below: int, kind: Kind = "auto"
+) -> tuple[str, Index]:
     """Index the active version's vectors anew; the same model, sealed as a new version.
 
     The new version is not activated. Raises RecsysError if the name has no active version.
     """
     bundle = registry.open(name)
-    index = Index.build(bundle.model.item_vectors, recall=recall, exact_below=exact_below)
+    index = Index.build(
+        bundle.model.item_vectors, recall=recall, exact_below=exact_below, kind=kind
+    )
     version = registry.add(
         name,
         lambda folder: seal(

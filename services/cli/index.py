@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from enum import StrEnum
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -12,9 +13,23 @@ from services.cli.console import AsJson, err, out, print_json
 from services.cli.models import ModelName, Reference, open_registry
 
 NAME = "index"
+
+MEASURED = {"settings": "setting", "recall": "recall", "rate": "queries/s", "work": "rows' work"}
+"""What a description has by number of results, and how it is headed."""
+
 app = typer.Typer(
     help="How a model's vectors are searched, and at which recall.", no_args_is_help=True
 )
+
+
+class IndexKind(StrEnum):
+    """What an index may be built as."""
+
+    auto = "auto"
+    exact = "exact"
+    hnsw = "hnsw"
+    ivf_sq8 = "ivf_sq8"
+    ivf_pq = "ivf_pq"
 
 
 @app.command()
@@ -24,10 +39,7 @@ def show(reference: Reference, as_json: AsJson = False) -> None:
     if as_json:
         print_json(description)
         return
-    table = Table(title=f"The index of {reference}", show_header=False, title_justify="left")
-    for field, value in description.items():
-        table.add_row(escape(field), escape(str(value)))
-    out.print(table)
+    _print(f"The index of {reference}", description)
 
 
 @app.command()
@@ -39,22 +51,47 @@ def build(
     exact_below: Annotated[
         int, typer.Option(min=0, help="Search exactly when there are fewer items than this.")
     ] = 100_000,
+    kind: Annotated[
+        IndexKind,
+        typer.Option(
+            help="auto: exact if there are few items, else what reaches the recall fastest here; "
+            "hnsw: a graph; ivf_sq8 and ivf_pq: lists of compressed vectors, scored again by the "
+            "vectors themselves."
+        ),
+    ] = IndexKind.auto,
     activate: Annotated[bool, typer.Option(help="Put the new version into service.")] = True,
     as_json: AsJson = False,
 ) -> None:
     """Build the active version's index anew, as a new version with the same model.
 
     recsys index build sasrec --recall 0.99 --exact-below 50000
+    recsys index build sasrec --kind ivf_pq
     """
     from recsys.publish import reindex
 
     registry = open_registry()
     with err.status("Indexing and measuring the recall"):
-        version, index = reindex(registry, name, recall=recall, exact_below=exact_below)
+        version, index = reindex(
+            registry, name, recall=recall, exact_below=exact_below, kind=kind.value
+        )
         if activate:
             registry.activate(name, version)
     if as_json:
         description = index.description
         print_json({"name": name, "version": version, "active": activate, "index": description})
     else:
-        out.print(f"{name} {version}: {escape(str(index.description))}")
+        _print(f"{name} {version}", index.description)
+
+
+def _print(title: str, description: dict[str, Any]) -> None:
+    """The description; what was measured by number of results comes as a table below."""
+    table = Table(title=title, show_header=False, title_justify="left")
+    for field, value in description.items():
+        if field not in MEASURED:
+            table.add_row(escape(field), escape(str(value)))
+    out.print(table)
+    if "settings" in description:
+        measured = Table("results", *MEASURED.values(), title="Measured", title_justify="left")
+        for k in description["settings"]:
+            measured.add_row(k, *(escape(str(description[field][k])) for field in MEASURED))
+        out.print(measured)
