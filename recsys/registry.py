@@ -1,9 +1,10 @@
-"""Registry: the versions of each named model, and a pointer to the one in service.
+"""Registry: the versions of each name, and a pointer to the one in service.
 
     <root>/<name>/v0001/…    sealed bundles, never changed
     <root>/<name>/ACTIVE     {"version": "v0002", "before": ["v0001"]}
 
-Any number of processes may add, activate, roll back and read at once.
+Any number of processes may add, activate, roll back and read at once. Models, content spaces and
+bridges have a root each.
 """
 
 from __future__ import annotations
@@ -14,15 +15,20 @@ import json
 import re
 import shutil
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from infra.errors import RecsysError
 from infra.storage import UNFINISHED, atomic_file
-from recsys.bundle import Bundle, Manifest
+from recsys.bridge_bundle import BridgeBundle, BridgeManifest
+from recsys.bundle import Bundle
+from recsys.content_bundle import ContentBundle, ContentManifest
+from recsys.sealed_folder import SealedManifest
 
 POINTER = "ACTIVE"
 REMEMBERED = 100
@@ -43,11 +49,25 @@ class _Pointer(BaseModel):
     before: list[str] = []
 
 
-class Registry:
-    """The models under one folder. A model's name is 1 to 64 of a-z, 0-9, _ and -."""
+AnyBundle = TypeVar("AnyBundle")
+
+
+class Versions(ABC, Generic[AnyBundle]):
+    """The bundles of one sort under one folder. A name is 1 to 64 of a-z, 0-9, _ and -."""
+
+    noun: ClassVar[str]
+    """What has a name here."""
+
+    command: ClassVar[str]
+    """The part of the command line that lists and activates them."""
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
+
+    @staticmethod
+    @abstractmethod
+    def read(folder: Path) -> AnyBundle:
+        """The verified bundle in the folder; raises BundleRefused."""
 
     def names(self) -> list[str]:
         """The names that have a version, sorted."""
@@ -69,10 +89,12 @@ class Registry:
         versions = self.versions(name)
         if version not in versions:
             has = f"it has {', '.join(versions[-10:])}" if versions else "it has none"
-            raise RegistryError(f"there is no version {version!r} of the model {name!r}; {has}")
+            raise RegistryError(
+                f"there is no version {version!r} of the {self.noun} {name!r}; {has}"
+            )
         return self._folder(name) / version
 
-    def add(self, name: str, writer: Callable[[Path], Manifest]) -> str:
+    def add(self, name: str, writer: Callable[[Path], SealedManifest]) -> str:
         """Add what `writer` seals in the folder that it is given, as the next version.
 
         The version is not activated. Raises BundleRefused if what was written does not verify;
@@ -83,7 +105,7 @@ class Registry:
         draft = folder / f"{UNFINISHED}{uuid.uuid4().hex}"
         try:
             writer(draft)
-            Bundle.open(draft)
+            self.read(draft)
             return self._settle(draft, name)
         except BaseException:
             shutil.rmtree(draft, ignore_errors=True)
@@ -96,7 +118,7 @@ class Registry:
 
     def activate(self, name: str, version: str) -> None:
         """Put a version into service once it verifies; otherwise raise, and change nothing."""
-        Bundle.open(self.path(name, version))
+        self.read(self.path(name, version))
         with self._lock(name):
             pointer = self._pointer(name)
             if pointer is None:
@@ -114,41 +136,42 @@ class Registry:
         with self._lock(name):
             pointer = self._pointer(name)
             if pointer is None:
-                raise RegistryError(f"no version of the model {name!r} was ever active")
+                raise RegistryError(f"no version of the {self.noun} {name!r} was ever active")
             if not pointer.before:
                 raise RegistryError(
                     f"there is nothing to roll back to: no version of {name!r} was active before "
-                    f"{pointer.version}; choose one with `recsys models activate {name} VERSION`"
+                    f"{pointer.version}; choose one with "
+                    f"`recsys {self.command} activate {name} VERSION`"
                 )
             *before, version = pointer.before
-            Bundle.open(self.path(name, version))
+            self.read(self.path(name, version))
             self._point(name, _Pointer(version=version, before=before))
         return version
 
-    def open(self, reference: str) -> Bundle:
+    def open(self, reference: str) -> AnyBundle:
         """The verified bundle of NAME@VERSION, or of NAME's active version."""
         name, _, version = reference.partition("@")
-        return Bundle.open(self.path(name, version)) if version else self.open_active(name)
+        return self.read(self.path(name, version)) if version else self.open_active(name)
 
-    def open_active(self, name: str) -> Bundle:
+    def open_active(self, name: str) -> AnyBundle:
         """The verified bundle in service; raises RegistryError where none is."""
         version = self.active(name)
         if version is None:
             versions = self.versions(name)
             if not versions:
                 known = ", ".join(self.names()) or "none yet"
-                raise RegistryError(f"there is no model {name!r}; the registry has {known}")
+                raise RegistryError(f"there is no {self.noun} {name!r}; the registry has {known}")
             raise RegistryError(
                 f"no version of {name!r} is active; choose one with "
-                f"`recsys models activate {name} {versions[-1]}`"
+                f"`recsys {self.command} activate {name} {versions[-1]}`"
             )
-        return Bundle.open(self.path(name, version))
+        return self.read(self.path(name, version))
 
     def _folder(self, name: str) -> Path:
         if not _NAME.fullmatch(name):
             raise RegistryError(
-                f"{name!r} cannot name a model; use 1 to 64 of a-z, 0-9, _ and -, beginning with "
-                "a letter or digit"
+                f"{name!r} cannot name a {self.noun}; use 1 to 64 of a-z, 0-9, _ and -, beginning "
+                "with a letter or digit"
             )
         return self.root / name
 
@@ -176,7 +199,7 @@ class Registry:
             reason = error.errors()[0]["msg"]
             raise RegistryError(
                 f"{path} does not say which version is active ({reason}); remove it and choose "
-                f"one with `recsys models activate {name} VERSION`"
+                f"one with `recsys {self.command} activate {name} VERSION`"
             ) from None
 
     def _point(self, name: str, pointer: _Pointer) -> None:
@@ -188,10 +211,53 @@ class Registry:
         """One process at a time moves a pointer; the lock ends with the process."""
         folder = self._folder(name)
         if not folder.is_dir():
-            raise RegistryError(f"there is no model {name!r}")
+            raise RegistryError(f"there is no {self.noun} {name!r}")
         with (folder / ".lock").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+
+class Registry(Versions[Bundle]):
+    """The models: a name is what requests ask for."""
+
+    noun, command = "model", "models"
+
+    @staticmethod
+    def read(folder: Path) -> Bundle:
+        return Bundle.open(folder)
+
+
+class Spaces(Versions[ContentBundle]):
+    """The content spaces: a name is that of the space, `text` or `image`."""
+
+    noun, command = "space", "spaces"
+
+    @staticmethod
+    def read(folder: Path) -> ContentBundle:
+        return ContentBundle.open(folder)
+
+    def manifest(self, name: str, version: str) -> ContentManifest:
+        """What a version says of itself, without a look at its files."""
+        return ContentBundle.manifest_of(self.path(name, version))
+
+    def encoders(self) -> dict[str, ContentManifest]:
+        """What each active version says of itself, by name: above all, of its encoder."""
+        active = ((name, self.active(name)) for name in self.names())
+        return {name: self.manifest(name, version) for name, version in active if version}
+
+
+class Bridges(Versions[BridgeBundle]):
+    """The bridges from content to models: a name is that of the model."""
+
+    noun, command = "bridge", "bridge"
+
+    @staticmethod
+    def read(folder: Path) -> BridgeBundle:
+        return BridgeBundle.open(folder)
+
+    def manifest(self, name: str, version: str) -> BridgeManifest:
+        """What a version says of itself, without a look at its weights."""
+        return BridgeBundle.manifest_of(self.path(name, version))
 
 
 def _number(version: str) -> int:

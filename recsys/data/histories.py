@@ -88,6 +88,13 @@ class Histories:
         lengths = np.maximum(self.lengths - n, 0)
         return self.from_lengths(lengths, self.items[ragged_positions(self.offsets[:-1], lengths)])
 
+    def renamed(self, rows: NDArray[np.int64]) -> Histories:
+        """The histories by other rows Int64[N], without the items whose row is negative."""
+        items = rows[self.items]
+        kept = items >= 0
+        lengths = np.bincount(self.rows()[kept], minlength=len(self))
+        return Histories.from_lengths(lengths, items[kept])
+
     def rows(self) -> NDArray[np.int64]:
         """Int64[nnz]: for each item, the history that it stands in."""
         return np.repeat(np.arange(len(self), dtype=np.int64), self.lengths)

@@ -1,0 +1,171 @@
+"""Bridging: a model and the content of its items become a sealed and measured bridge."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from infra.errors import RecsysError
+from recsys.bridge_bundle import Part, seal_bridge
+from recsys.bundle import Bundle
+from recsys.content_bundle import ContentBundle
+from recsys.data.dataset import Dataset
+from recsys.data.histories import Histories
+from recsys.data.split import Holdout, split_dataset
+from recsys.data.vocabulary import UNKNOWN
+from recsys.evaluation.metrics import bootstrap
+from recsys.evaluation.report import Estimate, Report
+from recsys.registry import Bridges
+from recsys.retrieval.bridge import Fitted, fit
+
+QUERIES = 1000
+"""Histories of the training part that the bridge is chosen and calibrated with."""
+
+KS = (10, 50)
+
+_SCORES_AT_ONCE = 2**24
+
+
+@dataclass(frozen=True)
+class Bridged:
+    """A new version in the registry, and how it does."""
+
+    version: str
+
+    left_out: Report
+    """Where each target's vector is that of a bridge fitted without it, as if it were new."""
+
+    learnt: Report
+    """Where each target has the vector that the model learnt: what no bridge can reach."""
+
+
+def bridge(
+    bridges: Bridges, bundle: Bundle, spaces: Sequence[ContentBundle], dataset: Dataset
+) -> Bridged:
+    """Fit a bridge from the spaces, joined in this order, to the bundle; measure, seal and add it
+    under the model's name.
+
+    The new version is not activated. Raises RecsysError if the Dataset is not the one that the
+    model was fitted to, and NoBridge if too few of its items have content.
+    """
+    if bundle.manifest.data_fingerprint != dataset.fingerprint:
+        raise RecsysError(
+            f"{dataset.path} is not the data that {bundle.name} {bundle.version} was fitted to: "
+            "give that, for the bridge asks as its histories do"
+        )
+    began = time.perf_counter()
+    split = split_dataset(dataset, bundle.manifest.split or "leave_one_out")
+    rows, content = _joined(bundle, spaces)
+    fitted = _fitted(bundle, rows, content, split.train)
+    seconds = time.perf_counter() - began
+    left_out = np.array(bundle.vectors)
+    left_out[rows] = fitted.left_out
+    asked = _about(split.test, np.isin(np.arange(len(left_out)), rows) & (bundle.popularity > 0))
+    reports = [
+        _measured(bundle, vectors, asked, split.protocol) for vectors in (left_out, bundle.vectors)
+    ]
+    version = bridges.add(
+        bundle.name,
+        lambda folder: seal_bridge(
+            folder,
+            fitted=fitted,
+            model=bundle.name,
+            model_version=bundle.version,
+            parts=[
+                Part(
+                    space=each.space,
+                    fingerprint=each.manifest.fingerprint,
+                    dim=each.vectors.shape[1],
+                )
+                for each in spaces
+            ],
+            learnt_items=int((bundle.popularity[rows] > 0).sum()),
+            data_fingerprint=dataset.fingerprint,
+            metrics=reports[:1],
+            cost={"wall_s": seconds},
+        ),
+    )
+    return Bridged(version, *reports)
+
+
+def _joined(
+    bundle: Bundle, spaces: Sequence[ContentBundle]
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The model's rows that have content in every space, and their contents side by side."""
+    ids = bundle.items.to_arrow()
+    at = np.stack([space.items.rows(ids) for space in spaces])
+    rows = np.flatnonzero((at != UNKNOWN).all(axis=0))
+    parts = [space.vectors[found[rows]] for space, found in zip(spaces, at, strict=True)]
+    return rows, np.concatenate(parts, axis=1)
+
+
+def _fitted(
+    bundle: Bundle, rows: NDArray[np.int64], content: NDArray[np.float32], train: Histories
+) -> Fitted:
+    users = np.random.default_rng(0).permutation(np.flatnonzero(train.lengths))[:QUERIES]
+    histories = train.take(np.sort(users))
+    renamed = np.full(len(bundle.vectors), -1)
+    renamed[rows] = np.arange(len(rows))
+    return fit(
+        content,
+        bundle.vectors[rows],
+        bundle.popularity[rows],
+        bundle.model.query_vectors(histories),
+        histories.renamed(renamed),
+    )
+
+
+def _about(holdout: Holdout, items: NDArray[np.bool_]) -> Holdout:
+    """The holdout's targets among the items, and the users who have one."""
+    kept = items[holdout.targets.items]
+    counts = np.bincount(holdout.targets.rows()[kept], minlength=len(holdout.users))
+    some = np.flatnonzero(counts)
+    targets = Histories.from_lengths(counts[some], holdout.targets.items[kept])
+    return Holdout(holdout.users[some], holdout.histories.take(some), targets)
+
+
+def _measured(
+    bundle: Bundle, vectors: NDArray[np.float32], asked: Holdout, protocol: str
+) -> Report:
+    """Recall where each target alone, one by one, has its vector of `vectors` instead of the one
+    that the model learnt."""
+    n_users, n_items = len(asked.users), len(vectors)
+    if n_users == 0:
+        raise RecsysError(f"no event held out of {bundle.name} is of an item that has content")
+    places = []
+    at_once = max(1, _SCORES_AT_ONCE // n_items)
+    for start in range(0, n_users, at_once):
+        stop = min(start + at_once, n_users)
+        histories, targets = asked.histories.slice(start, stop), asked.targets.slice(start, stop)
+        queries = bundle.model.query_vectors(histories)
+        scores = queries @ bundle.vectors.T
+        scores[histories.rows(), histories.items] = -np.inf
+        user, item = targets.rows(), targets.items
+        own = np.einsum("td,td->t", queries[user], vectors[item])
+        better = (scores[user] > own[:, None]).sum(axis=1)
+        places.append(better - (scores[user, item] > own))
+    place, per_user = np.concatenate(places), asked.targets.lengths
+    recalls = np.stack(
+        [np.bincount(asked.targets.rows(), place < k, n_users) / per_user for k in KS], axis=1
+    )
+    low, high = bootstrap(recalls)
+    return Report(
+        metrics={
+            f"recall@{k}": Estimate(value=float(mean), low=float(least), high=float(most))
+            for k, mean, least, most in zip(KS, recalls.mean(axis=0), low, high, strict=True)
+        },
+        protocol={
+            "split": f"{protocol}, of items with content",
+            "learnt": bundle.manifest.learnt,
+            "ranking": "full catalogue",
+            "seen_masked": True,
+            "users": n_users,
+            "items": n_items,
+            "targets": len(place),
+            "interval": "95% bootstrap over users, 1000 resamples",
+        },
+    )

@@ -1,0 +1,159 @@
+"""`recsys bridge`: from the content of new items to where a model would have them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from services.cli.console import AsJson, err, out, print_json, short
+from services.cli.models import ModelName, Reference, open_registry
+from services.cli.spaces import open_spaces
+
+if TYPE_CHECKING:
+    from recsys.evaluation.report import Report
+    from recsys.registry import Bridges
+
+NAME = "bridge"
+app = typer.Typer(
+    help="From the content of new items to where a model would have them.", no_args_is_help=True
+)
+
+
+def open_bridges() -> Bridges:
+    """The registry of the settings' state folder."""
+    from infra.settings import load_settings
+    from recsys.registry import Bridges
+
+    return Bridges(load_settings().bridges_dir)
+
+
+@app.command(name="fit")
+def fit_(
+    model: ModelName,
+    data: Annotated[Path, typer.Option(help="The Dataset that the model was trained on.")],
+    content: Annotated[
+        list[str] | None,
+        typer.Option(help="A content space in service; give it repeatedly to join several."),
+    ] = None,
+    activate: Annotated[bool, typer.Option(help="Put the new bridge into service.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Learn from the items that the model knows where it would have those it does not.
+
+    The table says how often an event held out of the training finds its item, were that item new,
+    and what the vector that the model learnt from the item's events gives. The model has learnt
+    the queries with the item among others, so a really new item finds it a little harder.
+
+      recsys bridge fit sasrec --data ./films
+      recsys bridge fit ials --data ./films --content text --content image
+    """
+    from recsys.bridging import bridge
+    from recsys.data.dataset import Dataset
+
+    bridges, spaces = open_bridges(), open_spaces()
+    with err.status("Learning from the items with events"):
+        bundle = open_registry().open_active(model)
+        opened = [spaces.open_active(name) for name in dict.fromkeys(content or ["text"])]
+        made = bridge(bridges, bundle, opened, Dataset.load(data))
+        if activate:
+            bridges.activate(model, made.version)
+    if as_json:
+        manifest = bridges.open(f"{model}@{made.version}").manifest
+        print_json(
+            {"name": model, "version": made.version, "active": activate}
+            | {"left_out": made.left_out.to_dict(), "learnt": made.learnt.to_dict()}
+            | {"manifest": manifest.model_dump(mode="json")}
+        )
+        return
+    out.print(_measures({"as if new": made.left_out, "as learnt": made.learnt}))
+    state = "in service" if activate else "not in service"
+    out.print(f"The bridge to {model} {bundle.version} is {made.version}, {state}.", markup=False)
+
+
+@app.command(name="list")
+def list_(as_json: AsJson = False) -> None:
+    """All bridges and their versions; the active one of each model is marked."""
+    bridges = open_bridges()
+    rows = []
+    for name in bridges.names():
+        active = bridges.active(name)
+        for version in bridges.versions(name):
+            manifest = bridges.manifest(name, version)
+            rows.append(
+                {
+                    "model": name,
+                    "version": version,
+                    "active": version == active,
+                    "model version": manifest.model_version,
+                    "content": " + ".join(part.space for part in manifest.parts),
+                }
+            )
+    if as_json:
+        print_json(rows)
+        return
+    if not rows:
+        out.print("No bridge yet: fit one with [bold]recsys bridge fit ials --data …[/]")
+        return
+    table = Table(box=box.SIMPLE)
+    for column in rows[0]:
+        table.add_column(column)
+    for row in rows:
+        shown = {**row, "active": "●" if row["active"] else ""}
+        table.add_row(*(escape(str(value)) for value in shown.values()))
+    out.print(table)
+
+
+@app.command()
+def show(reference: Reference, as_json: AsJson = False) -> None:
+    """What a bridge is, verified: its model, its encoders, how it measured."""
+    bundle = open_bridges().open(reference)
+    if as_json:
+        print_json(bundle.manifest.model_dump(mode="json"))
+        return
+    facts = Table(title=f"{bundle.name} {bundle.version}", show_header=False, title_justify="left")
+    values = bundle.manifest.model_dump(mode="json", exclude={"metrics", "files", "parts", "cost"})
+    for field, value in (values | bundle.fingerprints | bundle.manifest.cost).items():
+        facts.add_row(escape(field), escape(short(value)))
+    out.print(facts)
+    for report in bundle.manifest.metrics:
+        out.print(_measures({"as if new": report}))
+
+
+@app.command()
+def activate(
+    name: ModelName, version: Annotated[str, typer.Argument(help="The version to serve.")]
+) -> None:
+    """Verify a bridge and put it into service; running servers swap to it by themselves."""
+    open_bridges().activate(name, version)
+    out.print(f"{name} {version} is in service.", markup=False)
+
+
+@app.command()
+def rollback(name: ModelName) -> None:
+    """Go back to the bridge that was in service before."""
+    version = open_bridges().rollback(name)
+    out.print(f"{name} {version} is in service again.", markup=False)
+
+
+def _measures(reports: Mapping[str, Report]) -> Table:
+    """The recalls, each with its interval."""
+    from recsys.evaluation.report import describe
+
+    first = next(iter(reports.values()))
+    table = Table(box=box.SIMPLE, caption=escape(describe(first.protocol)), min_width=70)
+    table.caption_justify = "left"
+    table.add_column("the item")
+    for metric in first.metrics:
+        table.add_column(metric, justify="right")
+    for name, report in reports.items():
+        found = report.metrics.values()
+        table.add_row(
+            name, *(f"{each.value:.4f} ({each.low:.3f}-{each.high:.3f})" for each in found)
+        )
+    return table
