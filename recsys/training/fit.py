@@ -10,8 +10,6 @@ Ray Train starts the workers anew and they go on from the last checkpoint that w
 from __future__ import annotations
 
 import logging
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -23,6 +21,8 @@ import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from infra.errors import RecsysError
+from infra.follow import followed
+from infra.interrupt import interruptible
 from recsys.data.dataset import read_info
 from recsys.models.catalog import kind_of
 from recsys.models.model import Model, ModelConfig, Tensors
@@ -132,7 +132,7 @@ def fit(
         if start is not None and not (run_dir / START).exists():
             start.save(run_dir / START)
         started = time.monotonic() - seconds_spent(run_dir)
-        with nullcontext() if workers == 0 else connected(), _followed(run_dir / REPORTS, on_epoch):
+        with nullcontext() if workers == 0 else connected(), _told(run_dir / REPORTS, on_epoch):
             gpu = room(workers, gpu)
             progress, best = _run(options | {"gpu": gpu}, run_dir, workers=workers, gpu=gpu)
     return FitResult(
@@ -195,7 +195,7 @@ def _run(
         ),
     )
     try:
-        with _interruptible():
+        with interruptible():
             result = trainer.fit()
     except ray.train.TrainingFailedError as error:
         if reason := refusal(run_dir):
@@ -211,26 +211,6 @@ def _run(
     return checkpoint.progress, checkpoint.best
 
 
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Let Ctrl-C be a KeyboardInterrupt, in the block and after it.
-
-    Ray Train answers SIGINT with its own handler, which ends the workers and then raises
-    SystemExit, and which it never takes back: left there, the next Ctrl-C of this process would
-    ask a controller to abort that is no more.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    except SystemExit as error:
-        raise KeyboardInterrupt from error
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
 def _gpu_cost(progress: Progress, gpus: int) -> dict[str, float]:
     """How many GPUs, and the seconds of all of them in epochs."""
     seconds = sum(report.seconds for report in progress.history)
@@ -238,33 +218,10 @@ def _gpu_cost(progress: Progress, gpus: int) -> dict[str, float]:
 
 
 @contextmanager
-def _followed(reports: Path, on_epoch: Callable[[EpochReport], None] | None) -> Iterator[None]:
-    """Call `on_epoch` for every line that the workers add to the file, until the block ends."""
+def _told(reports: Path, on_epoch: Callable[[EpochReport], None] | None) -> Iterator[None]:
+    """Call `on_epoch` for every report that the workers add to the file, until the block ends."""
     if on_epoch is None:
         yield
         return
-    ended = threading.Event()
-    reports.touch()
-    before = reports.stat().st_size
-
-    def follow() -> None:
-        with reports.open(encoding="utf-8") as file:
-            file.seek(before)
-            pending = ""
-            while True:
-                last = ended.is_set()
-                pending += file.read()
-                *lines, pending = pending.split("\n")
-                for line in lines:
-                    on_epoch(EpochReport.model_validate_json(line))
-                if last:
-                    return
-                ended.wait(0.2)
-
-    thread = threading.Thread(target=follow, name="epoch-reports", daemon=True)
-    thread.start()
-    try:
+    with followed(reports, lambda line: on_epoch(EpochReport.model_validate_json(line))):
         yield
-    finally:
-        ended.set()
-        thread.join()

@@ -29,7 +29,13 @@ SplitName = Literal["leave_one_out", "temporal"]
 
 
 def command(
-    kind: Annotated[str, typer.Argument(help="popularity, ials, sasrec or gru4rec.")],
+    kind: Annotated[
+        str,
+        typer.Argument(
+            help="popularity, ials, sasrec or gru4rec; image-encoder has options of its own: "
+            "recsys train image-encoder --help."
+        ),
+    ],
     data: Annotated[Path, typer.Option(help="A folder in the Dataset format.")],
     workers: Annotated[
         int, typer.Option(min=0, help="Ray Train workers; 0 trains in this process.")
