@@ -20,14 +20,15 @@ visibility timeout go to another. `finish` acknowledges, deletes and replies in 
 two workers that hold the same message only the first to finish gives the reply. What was delivered
 too often, or cannot be read at all, goes to the dead letters, `<stream>:dead`, with the reason,
 and its caller gets a problem document (RFC 9457). What was read before is given out by itself, one
-message at a time: so a message that kills its workers is buried alone.
+message at a time: so a message that kills its workers is buried alone. `give_back` is for a worker
+that could not do a message and lives: it is tried again after a while of the worker's choice.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +50,9 @@ from infra.redis import SOCKET_TIMEOUT_S, AsyncRedis, Redis, reaching
 
 logger = logging.getLogger(__name__)
 
+UNBOUNDED = 1 << 53
+"""A backlog past which nothing is refused: whoever publishes keeps to a bound of its own."""
+
 SHED_MAX = 500
 """How many messages past the backlog are refused between two reads."""
 
@@ -65,6 +69,9 @@ _CLAIM_S = 1.0
 """How often, at most, a reader looks for the messages of the silent."""
 
 _FORGET_CONSUMER_MS = 3_600_000
+
+OnBury = Callable[[bytes, str], Awaitable[None]]
+"""Told the body of a message that goes to the dead letters, and the reason."""
 
 
 class QueueFull(RecsysError):
@@ -135,9 +142,14 @@ class Queue:
         max_backlog: int,
         reply_ttl_s: float,
         lifetime: Lifetime | None = None,
+        on_bury: OnBury | None = None,
     ) -> None:
-        """lifetime: of messages that were published without a deadline; they have none if it is
-        None."""
+        """max_backlog: UNBOUNDED where nobody would ask again for what is refused.
+        lifetime: of messages that were published without a deadline; they have none if it is
+        None.
+        on_bury: called before a message goes to the dead letters, and once more if it fails or
+        its process dies over it.
+        """
         self.dead = DeadLetters(redis, stream)
 
         self.expired = 0
@@ -154,6 +166,7 @@ class Queue:
         self._max_backlog = max_backlog
         self._reply_ttl_ms = int(reply_ttl_s * 1000)
         self._lifetime = lifetime
+        self._on_bury = on_bury
         self._behind = True
         self._next_tell = 0.0
         self._cursor = "0-0"
@@ -164,6 +177,7 @@ class Queue:
         self._claim_script: Any = redis.register_script(scripts.CLAIM)
         self._shed: Any = redis.register_script(scripts.SHED)
         self._renew: Any = redis.register_script(scripts.RENEW)
+        self._put_back: Any = redis.register_script(scripts.PUT_BACK)
         self._finish: Any = redis.register_script(scripts.FINISH)
         self._bury_script: Any = redis.register_script(scripts.BURY)
         self._prune: Any = redis.register_script(scripts.PRUNE)
@@ -224,6 +238,19 @@ class Queue:
         args = [self._group, consumer, *(message.id for message in messages)]
         with reaching(self._redis):
             return int(await self._renew(keys=[self._stream], args=args))
+
+    async def give_back(self, consumer: str, message: Message, reason: str, delay_s: float) -> None:
+        """Leave a message that could not be done to whoever reads next, but not before `delay_s`,
+        at most the visibility timeout; after its last try it goes to the dead letters with the
+        reason. Nothing happens if it is another's meanwhile. Raises RedisUnavailable.
+        """
+        with reaching(self._redis):
+            if message.deliveries < self._max_deliveries:
+                idle_ms = max(0, self._visibility_ms - int(1000 * delay_s))
+                args = [self._group, consumer, message.id, idle_ms]
+                await self._put_back(keys=[self._stream], args=args)
+            elif await self.renew(consumer, [message]):
+                await self._bury(message, message.reply_to, reason, "Not answered", 500)
 
     async def finish(self, replies: Sequence[tuple[Message, bytes | None]]) -> int:
         """Remove the messages and give their replies; returns how many were still to be finished.
@@ -315,13 +342,14 @@ class Queue:
             try:
                 message = entry.message(self._stream, now_ms, self._lifetime)
             except Malformed as error:
-                await self._bury(entry, str(error), "Malformed message", 400)
+                reply_to = entry.reply_to(self._stream)
+                await self._bury(entry, reply_to, str(error), "Malformed message", 400)
                 continue
             if message.expired:
                 expired.append(message)
             elif message.deliveries > self._max_deliveries:
-                tries = message.deliveries - 1
-                await self._bury(entry, f"{tries} workers gave up on it", "Not answered", 500)
+                reason = f"{message.deliveries - 1} workers gave up on it"
+                await self._bury(message, message.reply_to, reason, "Not answered", 500)
             else:
                 alive.append(message)
         if expired:
@@ -339,18 +367,21 @@ class Queue:
             *(self._stream, self.expired, self.refused),
         )
 
-    async def _bury(self, entry: Entry, reason: str, title: str, status: int) -> None:
-        """Put the entry among the dead letters and tell its caller."""
+    async def _bury(
+        self, what: Entry | Message, reply_to: str | None, reason: str, title: str, status: int
+    ) -> None:
+        """Put the message, or what is none, among the dead letters and tell its caller."""
         logger.warning(
-            "message %s of %s goes to %s: %s", entry.id, self._stream, self.dead.key, reason
+            "message %s of %s goes to %s: %s", what.id, self._stream, self.dead.key, reason
         )
-        reply_to = entry.reply_to(self._stream)
+        if self._on_bury is not None and isinstance(what, Message):
+            await self._on_bury(what.body, reason)
         reply = problem(title, status, f"the message cannot be answered: {reason}")
         await self._bury_script(
             keys=[self._stream, self.dead.key, reply_to or self._stream],
             args=[
                 *(self._group, self._reply_ttl_ms, MOST, MOST_BYTES),
-                *(entry.id, reason, entry.deliveries, "1" if reply_to else "", reply),
+                *(what.id, reason, what.deliveries, "1" if reply_to else "", reply),
             ],
         )
 

@@ -1,4 +1,4 @@
-"""The consumer of the request queue: micro-batches in, replies out, nothing lost and nothing twice.
+"""The consumer of a queue: micro-batches in, replies out, nothing lost and nothing twice.
 
 A message that was read stays this consumer's as long as it renews its lease. It is done once
 `finish` says so, which gives the reply and removes the message in one step: a consumer that dies
@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import TypeVar
 
+from infra.errors import RecsysError
 from infra.message import Message
 from infra.queue import Queue
 from infra.redis import RedisUnavailable
@@ -26,8 +27,9 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-Answer = Callable[[Sequence[bytes]], Awaitable[Sequence[bytes]]]
-"""Gives the reply of each body; a body that is no request is answered with its problem."""
+Answer = Callable[[Sequence[bytes]], Awaitable[Sequence[bytes | None]]]
+"""Gives the reply of each body, None where nobody waits for one; a body that is no request is
+answered with its problem."""
 
 BLOCK_MS = 500
 """How long a read waits for messages, and so the longest that an idle consumer takes to stop."""
@@ -39,18 +41,32 @@ PAUSE_S = (0.1, 5.0)
 """The shortest and the longest pause before Redis is tried again."""
 
 
+class _NotAnswered(Exception):
+    """Why messages have no reply."""
+
+
 class Consumer:
     """Answers the messages of a queue, a micro-batch at a time, until it is told to stop."""
 
     def __init__(
-        self, queue: Queue, answer: Answer, *, micro_batch: int, visibility_timeout_s: float
+        self,
+        queue: Queue,
+        answer: Answer,
+        *,
+        micro_batch: int,
+        visibility_timeout_s: float,
+        back_off_s: float | None = None,
     ) -> None:
-        """visibility_timeout_s: the queue's; leases are renewed three times as often."""
+        """visibility_timeout_s: the queue's; leases are renewed three times as often.
+        back_off_s: seconds until what failed is tried again, twice as many each time, up to the
+        visibility timeout; that from the first time on if it is None.
+        """
         self.name = f"{platform.node()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self._queue = queue
         self._answer = answer
         self._micro_batch = micro_batch
         self._renewal_s = visibility_timeout_s / 3
+        self._back_off_s = back_off_s
 
     async def run(self, stop: asyncio.Event) -> None:
         """Consume until `stop` is set and what was read by then is answered.
@@ -69,8 +85,8 @@ class Consumer:
         """Answer the messages together or, if that fails, one by one; drop those that expired.
 
         One that cannot be answered stays unfinished: it is delivered again after the visibility
-        timeout, and goes to the dead letters when that does not help either. It does not take the
-        others of its batch with it.
+        timeout, or the back-off, and goes to the dead letters when that does not help either. It
+        does not take the others of its batch with it.
         """
         late = [message for message in messages if message.expired]
         alive = [message for message in messages if not message.expired]
@@ -78,33 +94,45 @@ class Consumer:
             await self._patiently(lambda: self._queue.drop(late), stop)
         if not alive:
             return
-        async with self._leased(alive):
-            replies = await self._replies(alive)
-            if replies is not None:
+        try:
+            async with self._leased(alive):
+                replies = await self._replies(alive)
                 await self._patiently(lambda: self._queue.finish(replies), stop)
-            elif len(alive) > 1 or alive[0].expired:
-                for message in alive:
-                    await self._handle([message], stop)
+        except _NotAnswered as error:
+            if len(alive) > 1 or alive[0].expired:
+                async with self._leased(alive):
+                    for message in alive:
+                        await self._handle([message], stop)
+            elif self._back_off_s is not None:
+                delay_s = self._back_off_s * 2 ** (alive[0].deliveries - 1)
+                reason = str(error)
+                await self._patiently(
+                    lambda: self._queue.give_back(self.name, alive[0], reason, delay_s), stop
+                )
 
-    async def _replies(self, messages: Sequence[Message]) -> list[tuple[Message, bytes]] | None:
-        """Each message with its reply; None if that failed, or took longer than it was of use."""
+    async def _replies(self, messages: Sequence[Message]) -> list[tuple[Message, bytes | None]]:
+        """Each message with its reply; raises _NotAnswered if that failed, or took longer than it
+        was of use."""
         ends = [message.until for message in messages if message.until is not None]
         last = max(ends) + _LATE_S - time.monotonic() if len(ends) == len(messages) else None
         try:
             async with asyncio.timeout(last) as deadline:
                 replies = await self._answer([message.body for message in messages])
-        except Exception:  # whatever it is, it must not end the consumer
+        except Exception as error:  # whatever it is, it must not end the consumer
+            reason = _reason(error)
             if deadline.expired():
                 logger.warning("%d messages had no answer by their deadlines", len(messages))
-            elif len(messages) == 1:
-                logger.exception("message %s could not be answered", messages[0].id)
-            else:
+            elif len(messages) > 1:
                 logger.warning(
                     "a micro-batch of %d failed; answering one by one",
                     len(messages),
                     exc_info=True,
                 )
-            return None
+            elif isinstance(error, RecsysError):
+                logger.warning("message %s could not be answered: %s", messages[0].id, reason)
+            else:
+                logger.exception("message %s could not be answered", messages[0].id)
+            raise _NotAnswered(reason) from error
         return list(zip(messages, replies, strict=True))
 
     @asynccontextmanager
@@ -139,3 +167,10 @@ class Consumer:
                 await asyncio.wait_for(stop.wait(), pause_s)
                 return None
             pause_s = min(2 * pause_s, longest_s)
+
+
+def _reason(error: Exception) -> str:
+    """What failed, for a person."""
+    if isinstance(error, RecsysError):
+        return error.message
+    return f"{type(error).__name__}: {error}"

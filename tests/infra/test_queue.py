@@ -14,7 +14,7 @@ import pytest
 
 from infra.dead_letters import MOST_BYTES
 from infra.message import Lifetime
-from infra.queue import Publisher, Queue, QueueFull
+from infra.queue import OnBury, Publisher, Queue, QueueFull
 from infra.redis import AsyncRedis, connect, connect_async
 
 VISIBILITY_S = 0.2
@@ -30,16 +30,22 @@ class Desk:
         self.stream = f"{namespace}:requests"
         self.queue = self.another()
 
-    def another(self, lifetime: Lifetime | None = None) -> Queue:
+    def another(
+        self,
+        lifetime: Lifetime | None = None,
+        on_bury: OnBury | None = None,
+        visibility_s: float = VISIBILITY_S,
+    ) -> Queue:
         """The queue as another worker's process has it."""
         return Queue(
             self.redis,
             self.stream,
-            visibility_timeout_s=VISIBILITY_S,
+            visibility_timeout_s=visibility_s,
             max_deliveries=2,
             max_backlog=5,
             reply_ttl_s=30,
             lifetime=lifetime,
+            on_bury=on_bury,
         )
 
     async def add(self, body: bytes, **fields: Any) -> str:
@@ -129,6 +135,79 @@ def test_a_renewed_message_stays_its_workers(tell: Callable[[Story], None]) -> N
         assert await desk.another().read("other", 10, 1) == []
 
     tell(story)
+
+
+def test_what_is_given_back_is_read_again_after_its_delay_and_not_before(
+    tell: Callable[[Story], None],
+) -> None:
+    async def story(desk: Desk) -> None:
+        await desk.queue.publish(b"later")
+        queue, other = desk.another(visibility_s=60), desk.another(visibility_s=60)
+        (message,) = await queue.read("w1", 10, 100)
+        began = time.monotonic()
+        await queue.give_back("w1", message, "not now", 0.5)
+        while not (again := await other.read("w2", 10, 10)):
+            assert time.monotonic() - began < 30
+        assert time.monotonic() - began >= 0.5
+        assert (again[0].body, again[0].deliveries) == (b"later", 2)
+
+    tell(story)
+
+
+def test_what_is_given_back_the_last_time_is_buried_with_that_reason(
+    tell: Callable[[Story], None],
+) -> None:
+    told: list[tuple[bytes, str]] = []
+
+    async def on_bury(body: bytes, reason: str) -> None:
+        told.append((body, reason))
+
+    async def story(desk: Desk) -> None:
+        queue = desk.another(on_bury=on_bury)
+        key = await desk.add(b"poison")
+        for reason in ("first", "second"):
+            while not (held := await queue.read("w1", 10, 10)):
+                pass
+            await queue.give_back("w1", held[0], reason, 0)
+        (letter,) = await queue.dead.newest()
+        assert (letter.reason, letter.deliveries) == ("second", 2)
+        assert "second" in (await desk.problem(key))["detail"]
+
+    tell(story)
+    assert told == [(b"poison", "second")]
+
+
+def test_what_another_holds_by_now_cannot_be_given_back(tell: Callable[[Story], None]) -> None:
+    async def story(desk: Desk) -> None:
+        await desk.queue.publish(b"slow")
+        (held,) = await desk.queue.read("slow", 10, 100)
+        await asyncio.sleep(1.2 * VISIBILITY_S)
+        (claimed,) = await desk.another().read("other", 10, 10)
+        await desk.queue.give_back("slow", held, "too late", 0)
+        await desk.queue.give_back("slow", claimed, "too late and the last try", 0)
+        assert await desk.another().read("third", 10, 1) == []
+        assert await desk.queue.dead.newest() == []
+        assert await desk.queue.renew("other", [claimed]) == 1
+
+    tell(story)
+
+
+def test_who_wants_to_know_is_told_of_what_killed_its_workers(
+    tell: Callable[[Story], None],
+) -> None:
+    told: list[tuple[bytes, str]] = []
+
+    async def on_bury(body: bytes, reason: str) -> None:
+        told.append((body, reason))
+
+    async def story(desk: Desk) -> None:
+        await desk.queue.publish(b"deadly")
+        for _ in range(3):
+            await desk.another(on_bury=on_bury).read("w", 10, 10)
+            await asyncio.sleep(1.2 * VISIBILITY_S)
+
+    tell(story)
+    assert told == [(b"deadly", "2 workers gave up on it")]
 
 
 def test_an_expired_message_is_dropped_and_counted(tell: Callable[[Story], None]) -> None:

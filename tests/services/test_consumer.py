@@ -70,10 +70,16 @@ class Desk:
         return reply
 
     @asynccontextmanager
-    async def consumer(self, answer: Upper, micro_batch: int = 64) -> AsyncIterator[asyncio.Event]:
+    async def consumer(
+        self, answer: Upper, micro_batch: int = 64, back_off_s: float | None = None
+    ) -> AsyncIterator[asyncio.Event]:
         """Runs for the block, or until the event that it gives is set."""
         consumer = Consumer(
-            self.new_queue(), answer, micro_batch=micro_batch, visibility_timeout_s=VISIBILITY_S
+            self.new_queue(),
+            answer,
+            micro_batch=micro_batch,
+            visibility_timeout_s=VISIBILITY_S,
+            back_off_s=back_off_s,
         )
         stop = asyncio.Event()
         run = asyncio.create_task(consumer.run(stop))
@@ -182,6 +188,27 @@ def test_one_that_cannot_be_answered_takes_no_other_with_it(play: Play) -> None:
         assert letter.deliveries == 3
 
     play(story, max_deliveries=2)
+
+
+def test_what_fails_is_tried_again_after_longer_and_longer_pauses(play: Play) -> None:
+    class Timed(Upper):
+        async def __call__(self, bodies: Sequence[bytes]) -> list[bytes]:
+            moments.append(time.monotonic())
+            return await super().__call__(bodies)
+
+    moments: list[float] = []
+
+    async def story(desk: Desk) -> None:
+        bad = await desk.ask(b"poison")
+        async with desk.consumer(Timed(), back_off_s=0.1):
+            problem = json.loads(await desk.reply(bad))
+        assert "ValueError: poison" in problem["detail"]
+        [letter] = await desk.queue.dead.newest()
+        assert (letter.reason, letter.deliveries) == ("ValueError: poison", 3)
+
+    play(story, max_deliveries=3)
+    assert moments[1] - moments[0] >= 0.1
+    assert moments[2] - moments[1] >= 0.2
 
 
 def test_what_expires_while_another_is_tried_is_dropped_and_not_computed(play: Play) -> None:
