@@ -73,6 +73,25 @@ class Settings(BaseSettings):
     default_model: str | None = None
     """The model that answers requests that name none; the best by NDCG@10 when it is unset."""
 
+    image_roots: tuple[str, ...] = ()
+    """Where the pictures of items put in over the API may lie: folders, `s3://bucket/prefix`,
+    `gs://bucket/prefix`, as a JSON list. A relative path starts in the first. Nothing is ever read
+    or fetched from anywhere else."""
+
+    dataset_roots: tuple[Path, ...] = ()
+    """Folders under which the Datasets lie that `POST /v1/jobs` may name, as a JSON list; none when
+    unset. The command line reads any."""
+
+    rerank_model: str | None = None
+    """The cross-encoder that re-ranks a search on demand, by name or folder; none when unset."""
+
+    embedding_workers: Annotated[int, Field(ge=0, le=1000)] = 1
+    """Workers that `recsys serve` runs for embedding jobs and live items; 0 leaves them to
+    `recsys worker`."""
+
+    encoder_gpus: Annotated[float, Field(ge=0)] = 0.0
+    """GPUs of each embedding worker and of the encoder of queries; a part of one shares it."""
+
     micro_batch: Annotated[int, Field(ge=1, le=1024)] = 64
     """The most requests that are answered together."""
 
@@ -94,6 +113,26 @@ class Settings(BaseSettings):
     def models_dir(self) -> Path:
         """The root of the model registry."""
         return self.state_dir / "models"
+
+    @property
+    def jobs_dir(self) -> Path:
+        """Where embedding jobs lie while they run, and their reports after that."""
+        return self.state_dir / "jobs"
+
+    @property
+    def embeddings_dir(self) -> Path:
+        """The root of the embedding stores: vectors of contents by encoder."""
+        return self.state_dir / "embeddings"
+
+    @property
+    def spaces_dir(self) -> Path:
+        """The root of the registry of content spaces: the catalogue's vectors by encoder."""
+        return self.state_dir / "spaces"
+
+    @property
+    def bridges_dir(self) -> Path:
+        """The root of the registry of bridges from content spaces to models."""
+        return self.state_dir / "bridges"
 
 
 def load_settings(**overrides: Any) -> Settings:

@@ -1,27 +1,32 @@
-"""The models in service: the registry's active bundles as one Recommender, replaced whole.
+"""The models and content spaces in service: what the registries say, as one Recommender.
 
-What is in service follows the registry's pointers, each model by itself. Requests under way keep
-the Recommender that they began with; the next ones get the new one, every model of which has
-answered a query by then. A model that cannot be opened changes nothing but the log: what is in
-service of it stays, and it is tried again, unless it is a bundle that was refused, which is tried
-again only after another version was active.
+What is in service follows the registries' pointers. Requests under way keep the Recommender that
+they began with; the next ones get the new one, every model of which has answered a query by then.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Mapping
 
 import numpy as np
 
 from infra.errors import RecsysError
+from recsys.bridge_bundle import BridgeBundle
 from recsys.bundle import Bundle
-from recsys.registry import Registry
-from recsys.sealed_folder import BundleRefused
+from recsys.content_bundle import ContentBundle
+from recsys.registry import Bridges, Registry, Spaces
+from services.active_versions import ActiveVersions
+from services.cold_items import ColdItems
+from services.item_schemas import SearchRequest
+from services.live_catalogue import LiveCatalogue
 from services.problems import ServiceError
-from services.recommender import Query, Recommender
+from services.recommender import Recommender
 from services.schemas import ModelInfo, ModelsReply, RecommendRequest
+from services.searcher import Searcher, SearchQuery
+from services.served_model import Query, ServedModel
 
 logger = logging.getLogger(__name__)
 
@@ -37,37 +42,63 @@ class NoModel(RecsysError):
 
 
 class ActiveModels:
-    """Opens what is active in a registry, and follows it."""
+    """Opens what is active in the registries, and follows them."""
 
-    def __init__(self, registry: Registry, default: str | None = None) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        default: str | None = None,
+        spaces: Spaces | None = None,
+        bridges: Bridges | None = None,
+    ) -> None:
         """default: the model that answers requests that name none; the best one if it is None or,
         with a warning, not in service.
 
         Raises NoModel, or if no active model can be opened, what is wrong with the first of them,
-        such as BundleRefused.
+        such as BundleRefused. A content space or bridge that cannot be opened is logged, and not in
+        service.
         """
-        self.failing: dict[str, str] = {}
-        """What is wrong with each model whose active version could not be opened."""
-
-        self._registry = registry
         self._default = default
-        self._refused: dict[str, str] = {}  # why, by NAME@VERSION
-        bundles, errors = self._open({})
-        if not bundles:
+        self._models = ActiveVersions(registry, _model_answers)
+        self._spaces = None if spaces is None else ActiveVersions(spaces, _space_answers)
+        self._bridges = None if bridges is None else ActiveVersions(bridges)
+        self._told: dict[str, str] = {}  # what was said of bridges that lead elsewhere
+        self._live = LiveCatalogue.empty()
+        self._exchange = threading.Lock()
+        errors = self._models.look()
+        if not self._models.bundles:
             raise next(iter(errors), self._no_model())
-        self.recommender = Recommender(bundles, self._default_of(bundles))
+        self._look_at_content()
+        self.recommender = self._recommender({})
+
+    @property
+    def failing(self) -> dict[str, str]:
+        """What is wrong with each model whose active version could not be opened."""
+        return self._models.failing
 
     def refresh(self) -> bool:
         """Bring into service what has become active since, and say whether anything did.
 
         What is wrong with a model is logged once; its version in service stays.
         """
-        before = self.recommender.bundles
-        bundles, _ = self._open(before)
-        if not bundles or bundles == before:
+        before = self.recommender
+        bridges = self._open_bridges()
+        self._models.look()
+        self._look_at_content()
+        models = self._models.bundles
+        same = self._content() == before.searcher.bundles and self._open_bridges() == bridges
+        if not models or (models == before.bundles and same):
             return False
-        self.recommender = Recommender(bundles, self._default_of(bundles))
+        recommender = self._recommender(before.models if same else {})
+        with self._exchange:
+            self.recommender = recommender.over(self._live)
         return True
+
+    def lay(self, live: LiveCatalogue) -> None:
+        """Answer under this live catalogue from now on."""
+        with self._exchange:
+            self._live = live
+            self.recommender = self.recommender.over(live)
 
     async def follow(self) -> None:
         """Refresh for ever, in a thread, while requests are answered."""
@@ -79,7 +110,9 @@ class ActiveModels:
                 told = ""
             except Exception as error:  # whatever it is, what becomes active later must be found
                 if str(error) != told:
-                    logger.exception("the registry %s cannot be followed", self._registry.root)
+                    logger.exception(
+                        "the registry %s cannot be followed", self._models.registry.root
+                    )
                 told = str(error)
 
     def describe(self) -> ModelsReply:
@@ -91,7 +124,7 @@ class ActiveModels:
                     name=name,
                     kind=bundle.manifest.kind,
                     version=bundle.version,
-                    versions=self._registry.versions(name),
+                    versions=self._models.registry.versions(name),
                     default=name == recommender.default,
                     created=bundle.manifest.created,
                     n_items=len(bundle.items),
@@ -102,52 +135,48 @@ class ActiveModels:
             ]
         )
 
-    def _open(self, before: Mapping[str, Bundle]) -> tuple[dict[str, Bundle], list[RecsysError]]:
-        """The bundles to be in service after those of `before`, and what is wrong with others."""
-        bundles: dict[str, Bundle] = {}
-        errors: list[RecsysError] = []
-        failing: dict[str, str] = {}
-        refused: dict[str, str] = {}
-        for name in self._registry.names():
-            bundle = before.get(name)
-            try:
-                version = self._registry.active(name)
-                if version is None:
-                    continue
-                reference = f"{name}@{version}"
-                if reference in self._refused:
-                    refused[reference] = failing[name] = self._refused[reference]
-                elif bundle is None or version != bundle.version:
-                    bundle = self._answering(name, version)
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is of this model alone
-                errors.append(self._told(name, error))
-                failing[name] = str(errors[-1])
-                if isinstance(error, BundleRefused):
-                    refused[reference] = failing[name]
-            if bundle is not None:
-                bundles[name] = bundle
-        self.failing, self._refused = failing, refused
-        return bundles, errors
+    def _look_at_content(self) -> None:
+        for each in (self._spaces, self._bridges):
+            if each is not None:
+                each.look()
 
-    def _answering(self, name: str, version: str) -> Bundle:
-        """The bundle, verified, after it has answered a query."""
-        bundle = self._registry.open(f"{name}@{version}")
-        query = Query(RecommendRequest(), bundle.items.ids(np.zeros(1, np.int64)))
-        [reply] = Recommender({name: bundle}, name).recommend([query])
-        if isinstance(reply, ServiceError):
-            raise reply
-        return bundle
+    def _content(self) -> dict[str, ContentBundle]:
+        return {} if self._spaces is None else self._spaces.bundles
 
-    def _told(self, name: str, error: Exception) -> RecsysError:
-        """The error for a reader, logged unless it was."""
-        if isinstance(error, RecsysError):
-            told = error
-        else:
-            told = RecsysError(f"the model {name!r} cannot be opened: {error!r}")
-            told.__cause__ = error
-        if self.failing.get(name) != str(told):
-            logger.error("%s", told, exc_info=told.__cause__)
-        return told
+    def _open_bridges(self) -> dict[str, BridgeBundle]:
+        return {} if self._bridges is None else self._bridges.bundles
+
+    def _cold(self, name: str, bundle: Bundle) -> ColdItems | None:
+        """The items that a model never learnt, where a bridge leads from what is in service to
+        this version of it."""
+        bridge = self._open_bridges().get(name)
+        if bridge is None:
+            return None
+        if ColdItems.bridges_to(bridge, bundle, self._content()):
+            self._told.pop(name, None)
+            return ColdItems(bundle, bridge, self._content())
+        why = (
+            f"the bridge {name} {bridge.version} is of another version of the model, or from other "
+            f"encoders than those in service, so {name} recommends no new items: fit one with "
+            f"`recsys bridge fit {name}`"
+        )
+        if self._told.get(name) != why:
+            logger.warning("%s", why)
+        self._told[name] = why
+        return None
+
+    def _recommender(self, kept: Mapping[str, ServedModel]) -> Recommender:
+        """Of what is open now; `kept` models are taken over where their bundles are the same."""
+        bundles = self._models.bundles
+        searcher = Searcher(self._content(), self._live)
+        models = {}
+        for name, bundle in bundles.items():
+            before = kept.get(name)
+            if before is not None and before.bundle is bundle:
+                models[name] = before.over(searcher)
+            else:
+                models[name] = ServedModel(name, bundle, searcher, self._cold(name, bundle))
+        return Recommender(models, self._default_of(bundles), searcher)
 
     def _default_of(self, bundles: Mapping[str, Bundle]) -> str:
         if self._default is not None and self._default in bundles:
@@ -161,12 +190,29 @@ class ActiveModels:
         return best
 
     def _no_model(self) -> NoModel:
-        root = self._registry.root
+        root = self._models.registry.root
         return NoModel(
             f"no model of {root} is active: choose one with `recsys models activate`"
-            if self._registry.names()
+            if self._models.registry.names()
             else f"there is no model in {root}: fit one with `recsys train`"
         )
+
+
+def _model_answers(name: str, bundle: Bundle) -> None:
+    """Raise unless the bundle answers a query."""
+    query = Query(RecommendRequest(), bundle.items.ids(np.zeros(1, np.int64)))
+    [reply] = Recommender.of({name: bundle}, name).recommend([query])
+    if isinstance(reply, ServiceError):
+        raise reply
+
+
+def _space_answers(name: str, bundle: ContentBundle) -> None:
+    """Raise unless the bundle answers a search."""
+    request = SearchRequest(like=bundle.items.ids(np.zeros(1, np.int64)))
+    searcher = Searcher({name: bundle}, LiveCatalogue.empty())
+    reply = searcher.search(SearchQuery(request, {}))
+    if isinstance(reply, ServiceError):
+        raise reply
 
 
 def _measured(bundle: Bundle) -> float:

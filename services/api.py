@@ -1,8 +1,6 @@
 """The HTTP API: paths, bodies and status codes. What they do stands in `service.py`.
 
-Bodies are read and written as they are, without a detour over Python objects that FastAPI would
-take, and by the same `parse` that reads the queue: the same bytes get the same answer either way.
-Every error is a problem document (RFC 9457).
+Every error is a problem document (RFC 9457). What concerns the catalogue is in `catalogue_api.py`.
 """
 
 from __future__ import annotations
@@ -21,12 +19,14 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from infra.redis import RedisUnavailable
+from services.catalogue_api import CATALOGUE_REQUESTS, add_catalogue
+from services.catalogue_service import CatalogueService
+from services.http import body_of, json_reply, operation
+from services.jobs import Jobs
+from services.jobs_api import JOB_REQUESTS, add_jobs
 from services.problems import (
-    MAX_BODY,
     NoSuchPath,
-    NotJson,
     ServiceError,
-    TooLarge,
     Unavailable,
     WrongMethod,
     parse,
@@ -50,7 +50,13 @@ from services.service import Service, dump
 
 logger = logging.getLogger(__name__)
 
-REQUESTS = (RecommendRequest, RecommendBatchRequest, EventsRequest)
+REQUESTS = (
+    RecommendRequest,
+    RecommendBatchRequest,
+    EventsRequest,
+    *CATALOGUE_REQUESTS,
+    *JOB_REQUESTS,
+)
 
 
 class SimilarOptions(BaseModel):
@@ -65,9 +71,12 @@ class SimilarOptions(BaseModel):
     model: Name | None = None
     """Which of the models in service; the default one where it is not given."""
 
+    space: Name | None = None
+    """Which of the content spaces, in the place of a model: similar by what the items are."""
 
-def build_api(service: Service) -> FastAPI:
-    """The ASGI application over a service."""
+
+def build_api(service: Service, catalogue: CatalogueService, jobs: Jobs) -> FastAPI:
+    """The ASGI application over a service, its catalogue and its jobs."""
     app = FastAPIOffline(  # the browser gets all of /docs from here, nothing from elsewhere
         title="recsys",
         description="Recommendations from recent histories. The same requests and replies travel "
@@ -78,38 +87,43 @@ def build_api(service: Service) -> FastAPI:
     )
     _add_errors(app)
 
-    @app.post("/v1/recommend", **_operation("Recommend items", RecommendReply, RecommendRequest))
+    @app.post("/v1/recommend", **operation("Recommend items", RecommendReply, RecommendRequest))
     async def recommend(request: Request) -> Response:
-        return _json(await service.recommend_one(parse(RecommendRequest, await _body(request))))
+        return json_reply(
+            await service.recommend_one(parse(RecommendRequest, await body_of(request)))
+        )
 
     @app.post(
         "/v1/recommend:batch",
-        **_operation("Recommend for many at once", RecommendBatchReply, RecommendBatchRequest),
+        **operation("Recommend for many at once", RecommendBatchReply, RecommendBatchRequest),
     )
     async def recommend_batch(request: Request) -> Response:
-        batch = parse(RecommendBatchRequest, await _body(request))
+        batch = parse(RecommendBatchRequest, await body_of(request))
         replies = await service.recommend_many(batch.requests)
-        return _json(b'{"replies":[' + b",".join(map(dump, replies)) + b"]}")
+        return json_reply(b'{"replies":[' + b",".join(map(dump, replies)) + b"]}")
 
-    @app.get("/v1/items/{item_id:path}/similar", **_operation("Find similar items", SimilarReply))
+    @app.get("/v1/items/{item_id:path}/similar", **operation("Find similar items", SimilarReply))
     async def similar(
         item_id: Annotated[Id, Path()], options: Annotated[SimilarOptions, Query()]
     ) -> Response:
-        return _json(await service.similar(item_id, options.k, options.model))
+        return json_reply(await service.similar(item_id, options.k, options.model, options.space))
 
     @app.post(
         "/v1/events",
         status_code=202,
-        **_operation("Tell what users did", EventsReply, EventsRequest, status=202),
+        **operation("Tell what users did", EventsReply, EventsRequest, status=202),
     )
     async def events(request: Request) -> Response:
-        batch = parse(EventsRequest, await _body(request))
+        batch = parse(EventsRequest, await body_of(request))
         accepted = await service.accept(batch.events)
-        return _json(EventsReply(accepted=accepted).model_dump_json().encode(), 202)
+        return json_reply(EventsReply(accepted=accepted).model_dump_json().encode(), 202)
 
-    @app.get("/v1/models", **_operation("List the models in service", ModelsReply))
+    @app.get("/v1/models", **operation("List the models in service", ModelsReply))
     async def models() -> Response:
-        return _json(await service.models())
+        return json_reply(await service.models())
+
+    add_catalogue(app, catalogue)
+    add_jobs(app, jobs)
 
     @app.get("/healthz", summary="Whether the process is alive")
     async def healthz() -> dict[str, str]:
@@ -128,27 +142,6 @@ def build_api(service: Service) -> FastAPI:
     return app
 
 
-def _json(body: bytes, status: int = 200) -> Response:
-    return Response(body, status, media_type="application/json")
-
-
-async def _body(request: Request) -> bytes:
-    """The whole body; raises TooLarge, or NotJson."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if "origin" in request.headers and kind != "application/json":
-        # A page of any site may have its reader's browser send whatever is not JSON, unasked.
-        raise NotJson(
-            f"a browser sent a body of type {kind or 'none'}; send it with "
-            "Content-Type: application/json"
-        )
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY:
-            raise TooLarge
-    return bytes(body)
-
-
 def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(ServiceError)
     async def service_error(request: Request, error: ServiceError) -> Response:
@@ -165,7 +158,9 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(RedisUnavailable)
     async def no_redis(request: Request, error: RedisUnavailable) -> Response:
         logger.warning("%s", error)
-        return _problem(request, Unavailable("what users do cannot be kept just now; try again"))
+        return _problem(
+            request, Unavailable("Redis cannot be reached, so nothing can be kept; try again")
+        )
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
@@ -190,33 +185,6 @@ def _problem(request: Request, error: ServiceError, headers: Any = None) -> Resp
         headers["Retry-After"] = str(math.ceil(error.retry_after_s))
     body = dump(error, request.url.path)
     return Response(body, error.status, headers, media_type="application/problem+json")
-
-
-def _operation(
-    summary: str,
-    reply: type[BaseModel],
-    request: type[BaseModel] | None = None,
-    status: int = 200,
-) -> dict[str, Any]:
-    """What the documentation says of a path whose body is read by `parse`."""
-    problem = {"application/problem+json": {"schema": _reference(Problem)}}
-    operation: dict[str, Any] = {
-        "summary": summary,
-        "response_model": None,
-        "responses": {
-            status: {"model": reply},
-            "4XX": {"description": "What was wrong, and what to do", "content": problem},
-            "5XX": {"description": "Not now", "content": problem},
-        },
-    }
-    if request is not None:
-        content = {"application/json": {"schema": _reference(request)}}
-        operation["openapi_extra"] = {"requestBody": {"required": True, "content": content}}
-    return operation
-
-
-def _reference(model: type[BaseModel]) -> dict[str, str]:
-    return {"$ref": f"#/components/schemas/{model.__name__}"}
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:

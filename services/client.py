@@ -12,114 +12,41 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from ipaddress import ip_address
-from typing import Any, Generic, Self, TypeVar
-from urllib.parse import quote
+from typing import Any, Self
 
 import httpx
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
-from infra.errors import RecsysError
 from infra.queue import Publisher
 from infra.redis import connect, redis_server
 from infra.settings import Settings
-from services.problems import refusal
+from services import calls
+from services.calls import ApiError, Call, R, Unreachable
+from services.item_schemas import (
+    DeleteReply,
+    Item,
+    ItemReply,
+    ItemsReply,
+    SearchReply,
+    SearchRequest,
+    SpacesReply,
+)
 from services.schemas import (
     Event,
     EventsReply,
-    EventsRequest,
     ModelsReply,
     Problem,
     RecommendBatchReply,
-    RecommendBatchRequest,
     RecommendReply,
     RecommendRequest,
     SimilarReply,
 )
 
-R = TypeVar("R", bound=BaseModel)
+__all__ = ["ApiError", "AsyncClient", "Client", "QueueClient", "Unreachable", "parse_url"]
 
 TIMEOUT_S = 65.0
 """How long an answer may take: longer than the longest deadline of a request."""
-
-
-class ApiError(RecsysError):
-    """The service has refused the request or failed over it."""
-
-    def __init__(self, problem: Problem, retry_after_s: float | None = None) -> None:
-        super().__init__(f"{problem.title} ({problem.status}): {problem.detail}")
-        self.problem = problem
-        self.retry_after_s = retry_after_s
-        """Seconds after which to try again, where the service says so."""
-
-
-class Unreachable(RecsysError):
-    """No service answers where one was looked for."""
-
-
-@dataclass(frozen=True)
-class _Call(Generic[R]):
-    """A request over HTTP and the type of its reply."""
-
-    method: str
-    path: str
-    reply: type[R]
-    body: BaseModel | None = None
-    parameters: dict[str, Any] = field(default_factory=dict)
-
-    def options(self) -> dict[str, Any]:
-        options: dict[str, Any] = {"method": self.method, "url": self.path}
-        options["params"] = {k: v for k, v in self.parameters.items() if v is not None}
-        if self.body is not None:
-            options["content"] = self.body.model_dump_json(exclude_unset=True)
-            options["headers"] = {"Content-Type": "application/json"}
-        return options
-
-    def read(self, response: httpx.Response) -> R:
-        """The reply; raises ApiError for a problem, Unreachable for what is no answer of ours."""
-        try:
-            if response.is_success:
-                return self.reply.model_validate_json(response.content)
-            problem = Problem.model_validate_json(response.content)
-        except ValidationError:
-            raise Unreachable(
-                f"{response.url} answers with {response.status_code} and not as this service "
-                "does; check the address"
-            ) from None
-        after = response.headers.get("Retry-After", "")
-        raise ApiError(problem, float(after) if after.isdigit() else None)
-
-
-def _recommend(request: RecommendRequest) -> _Call[RecommendReply]:
-    return _Call("POST", "/v1/recommend", RecommendReply, request)
-
-
-def _recommend_batch(requests: Sequence[RecommendRequest]) -> _Call[RecommendBatchReply]:
-    body = _checked(RecommendBatchRequest, requests=list(requests))
-    return _Call("POST", "/v1/recommend:batch", RecommendBatchReply, body)
-
-
-def _similar(item_id: str, k: int | None, model: str | None) -> _Call[SimilarReply]:
-    path = f"/v1/items/{quote(item_id, safe='')}/similar"
-    return _Call("GET", path, SimilarReply, parameters={"k": k, "model": model})
-
-
-def _events(events: Sequence[Event]) -> _Call[EventsReply]:
-    body = _checked(EventsRequest, events=list(events))
-    return _Call("POST", "/v1/events", EventsReply, body)
-
-
-def _models() -> _Call[ModelsReply]:
-    return _Call("GET", "/v1/models", ModelsReply)
-
-
-def _checked(schema: type[R], **fields: Any) -> R:
-    """The body; raises the ApiError that the service would answer with, unsent."""
-    try:
-        return schema(**fields)
-    except ValidationError as error:
-        raise ApiError(refusal(error.errors(include_url=False)).problem()) from None
 
 
 def parse_url(url: str) -> httpx.URL:
@@ -178,25 +105,47 @@ class Client:
 
     def recommend(self, request: RecommendRequest) -> RecommendReply:
         """Items for a user, or to go on from a history."""
-        return self._send(_recommend(request))
+        return self._send(calls.recommend(request))
 
     def recommend_batch(self, requests: Sequence[RecommendRequest]) -> RecommendBatchReply:
         """Many at once; one that failed has its problem in its place."""
-        return self._send(_recommend_batch(requests))
+        return self._send(calls.recommend_batch(requests))
 
-    def similar(self, item_id: str, k: int | None = None, model: str | None = None) -> SimilarReply:
-        """The items most similar to one."""
-        return self._send(_similar(item_id, k, model))
+    def similar(
+        self, item_id: str, k: int | None = None, model: str | None = None, space: str | None = None
+    ) -> SimilarReply:
+        """The items most similar to one, in a model's space or a content space."""
+        return self._send(calls.similar(item_id, k, model, space))
+
+    def search(self, request: SearchRequest) -> SearchReply:
+        """Items by words, by a picture, by examples."""
+        return self._send(calls.search(request))
+
+    def put_items(self, items: Sequence[Item]) -> ItemsReply:
+        """Put items into the catalogue; they are found once they are embedded."""
+        return self._send(calls.put_items(items))
+
+    def item(self, item_id: str) -> ItemReply:
+        """What is known of an item."""
+        return self._send(calls.item(item_id))
+
+    def delete_item(self, item_id: str) -> DeleteReply:
+        """Hide an item at once."""
+        return self._send(calls.delete_item(item_id))
+
+    def spaces(self) -> SpacesReply:
+        """The content spaces in service."""
+        return self._send(calls.spaces())
 
     def events(self, events: Sequence[Event]) -> EventsReply:
         """Tell what users did."""
-        return self._send(_events(events))
+        return self._send(calls.events(events))
 
     def models(self) -> ModelsReply:
         """The models in service."""
-        return self._send(_models())
+        return self._send(calls.models())
 
-    def _send(self, call: _Call[R]) -> R:
+    def _send(self, call: Call[R]) -> R:
         try:
             response = self._http.request(**call.options())
         except _FAILURES as error:
@@ -221,23 +170,38 @@ class AsyncClient:
         await self._http.aclose()
 
     async def recommend(self, request: RecommendRequest) -> RecommendReply:
-        return await self._send(_recommend(request))
+        return await self._send(calls.recommend(request))
 
     async def recommend_batch(self, requests: Sequence[RecommendRequest]) -> RecommendBatchReply:
-        return await self._send(_recommend_batch(requests))
+        return await self._send(calls.recommend_batch(requests))
 
     async def similar(
-        self, item_id: str, k: int | None = None, model: str | None = None
+        self, item_id: str, k: int | None = None, model: str | None = None, space: str | None = None
     ) -> SimilarReply:
-        return await self._send(_similar(item_id, k, model))
+        return await self._send(calls.similar(item_id, k, model, space))
+
+    async def search(self, request: SearchRequest) -> SearchReply:
+        return await self._send(calls.search(request))
+
+    async def put_items(self, items: Sequence[Item]) -> ItemsReply:
+        return await self._send(calls.put_items(items))
+
+    async def item(self, item_id: str) -> ItemReply:
+        return await self._send(calls.item(item_id))
+
+    async def delete_item(self, item_id: str) -> DeleteReply:
+        return await self._send(calls.delete_item(item_id))
+
+    async def spaces(self) -> SpacesReply:
+        return await self._send(calls.spaces())
 
     async def events(self, events: Sequence[Event]) -> EventsReply:
-        return await self._send(_events(events))
+        return await self._send(calls.events(events))
 
     async def models(self) -> ModelsReply:
-        return await self._send(_models())
+        return await self._send(calls.models())
 
-    async def _send(self, call: _Call[R]) -> R:
+    async def _send(self, call: Call[R]) -> R:
         try:
             response = await self._http.request(**call.options())
         except _FAILURES as error:

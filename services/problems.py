@@ -15,6 +15,9 @@ M = TypeVar("M", bound=BaseModel)
 MAX_BODY = 1 << 20
 """Bytes of the largest body that is read, over HTTP and over the queue."""
 
+MAX_CONTENT_BODY = 8 << 20
+"""The same of one that holds a picture, or the texts of many items."""
+
 
 class ServiceError(RecsysError):
     """A failure with an HTTP status; its message is the problem's detail."""
@@ -65,6 +68,16 @@ class UnknownModel(ServiceError):
     title = "Unknown model"
 
 
+class UnknownSpace(ServiceError):
+    status = 404
+    title = "Unknown space"
+
+
+class UnknownJob(ServiceError):
+    status = 404
+    title = "Unknown job"
+
+
 class NoSuchPath(ServiceError):
     status = 404
     title = "No such path"
@@ -76,13 +89,13 @@ class WrongMethod(ServiceError):
 
 
 class TooLarge(ServiceError):
-    """The body has more than MAX_BODY bytes."""
+    """The body has more bytes than are read of its sort."""
 
     status = 413
     title = "Body too large"
 
-    def __init__(self) -> None:
-        super().__init__(f"the body is larger than {MAX_BODY} bytes; send it in several requests")
+    def __init__(self, most: int) -> None:
+        super().__init__(f"the body is larger than {most} bytes; send it in several requests")
 
 
 class NotJson(ServiceError):
@@ -108,6 +121,10 @@ class Unavailable(ServiceError):
     retry_after_s = 2.0
 
 
+class Stale(Unavailable):
+    """What the request was made ready for was exchanged meanwhile."""
+
+
 class DeadlineExceeded(ServiceError):
     """The answer took longer than it was of use."""
 
@@ -115,10 +132,11 @@ class DeadlineExceeded(ServiceError):
     title = "Deadline exceeded"
 
 
-def parse(schema: type[M], body: bytes) -> M:
-    """The request that the body holds; raises TooLarge, Malformed or Invalid."""
-    if len(body) > MAX_BODY:
-        raise TooLarge
+def parse(schema: type[M], body: bytes, most: int = MAX_BODY) -> M:
+    """The request that the body of `most` bytes at most holds; raises TooLarge, Malformed or
+    Invalid."""
+    if len(body) > most:
+        raise TooLarge(most)
     try:
         return schema.model_validate_json(body)
     except ValidationError as error:

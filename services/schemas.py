@@ -17,6 +17,9 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
     StringConstraints,
     model_validator,
 )
@@ -63,24 +66,73 @@ DeadlineMs = Annotated[int, Field(strict=True, ge=1, le=MAX_DEADLINE_MS)]
 K = Annotated[int, Field(strict=True, ge=1, le=MAX_K)]
 
 
-class _Request(BaseModel):
+class RequestBody(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
-class _Reply(BaseModel):
+class ReplyBody(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="ignore", use_attribute_docstrings=True, protected_namespaces=()
     )
 
 
-class Filters(_Request):
-    """What an item must have to be recommended; every filter that is given must hold."""
+Scalar = StrictBool | StrictInt | StrictFloat | Annotated[str, Field(max_length=1000)]
+"""What an attribute is compared with."""
 
-    tags: list[Name] = Field(min_length=1, max_length=100)
+Bound = StrictInt | StrictFloat | Annotated[str, Field(max_length=1000)]
+
+
+class Condition(RequestBody):
+    """What the value of an attribute must be; all that is given must hold.
+
+    Of an attribute that is a list, one element must meet it. Strings are ordered by code point, so
+    that dates as `2026-01-31` are ordered by time. A bare value is short for `eq`, a list of them
+    for `in`.
+    """
+
+    model_config = RequestBody.model_config | {"populate_by_name": True}
+
+    eq: Scalar | None = None
+    one_of: list[Scalar] | None = Field(None, alias="in", min_length=1, max_length=1000)
+    gte: Bound | None = None
+    gt: Bound | None = None
+    lte: Bound | None = None
+    lt: Bound | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, given: Any) -> Any:
+        if isinstance(given, dict | Condition):
+            return given
+        return {"in": given} if isinstance(given, list) else {"eq": given}
+
+
+class Filters(RequestBody):
+    """What an item must have to be recommended or found; every filter that is given must hold."""
+
+    model_config = RequestBody.model_config | {
+        "json_schema_extra": {
+            "examples": [
+                {"tags": ["Comedy", "Drama"]},
+                {"attributes": {"year": {"gte": 1990, "lt": 2000}, "country": ["fr", "it"]}},
+            ]
+        }
+    }
+
+    tags: list[Name] | None = Field(None, min_length=1, max_length=100)
     """The item bears at least one of these tags."""
 
+    attributes: dict[Name, Condition] = Field({}, max_length=20)
+    """What the attributes of these names must be."""
 
-class RecommendRequest(_Request):
+    @model_validator(mode="after")
+    def _some(self) -> Self:
+        if not self.tags and not self.attributes:
+            raise ValueError("give tags or attributes to filter by, or no filters")
+        return self
+
+
+class RecommendRequest(RequestBody):
     """Ask for recommendations: for a user by id, or for the history given in the request.
 
     With neither, the answer is what is popular, and the reply says so.
@@ -141,13 +193,13 @@ class Deadline(BaseModel):
     deadline_ms: DeadlineMs | None = None
 
 
-class RecommendBatchRequest(_Request):
+class RecommendBatchRequest(RequestBody):
     """Many requests answered together, each by itself."""
 
     requests: list[RecommendRequest] = Field(min_length=1, max_length=MAX_BATCH)
 
 
-class Recommendation(_Reply):
+class Recommendation(ReplyBody):
     """One item of an answer."""
 
     item_id: str
@@ -156,11 +208,16 @@ class Recommendation(_Reply):
     """Higher is better. Comparable within one `space` only."""
 
     space: str
-    """What gave the score: the model's kind, or `popularity` where it stepped in."""
+    """What gave the score: the model's kind, the name of a content space, or `popularity` where
+    these stepped in."""
+
+    bridged: bool = False
+    """Whether the model never learnt the item and scores it by its content."""
 
 
 class FallbackReason(StrEnum):
-    """Why the answer is what is popular with everybody."""
+    """Why the answer does not come from the model, but from what is popular with everybody or,
+    where it says so, from the items' contents."""
 
     NO_USER = "no_user"
     """The request named neither a user nor a history."""
@@ -175,19 +232,20 @@ class FallbackReason(StrEnum):
     """The history in the request is empty."""
 
     NO_KNOWN_ITEM = "no_known_item"
-    """The model learned nothing about any item of the history."""
+    """The model learned nothing about any item of the history. The answer is what resembles these
+    items in a content space, where one knows them."""
 
     UNTOLD_ITEM = "untold_item"
     """The model cannot tell what is similar to the item."""
 
 
-class Fallback(_Reply):
+class Fallback(ReplyBody):
     reason: FallbackReason
     detail: str
     """The same for a person to read."""
 
 
-class RecommendReply(_Reply):
+class RecommendReply(ReplyBody):
     """Recommendations, best first, and where they come from.
 
     Fewer than `k` only where fewer items are left by the lists, the filters and what was seen.
@@ -230,7 +288,7 @@ class RecommendReply(_Reply):
     """Items of the history that the model does not know and that played no part, each once."""
 
 
-class SimilarReply(_Reply):
+class SimilarReply(ReplyBody):
     """The items most similar to one item, best first; the item itself is not among them.
 
     The score is the cosine of the two items' vectors.
@@ -258,7 +316,7 @@ def _plausible(moment: datetime) -> datetime:
     return moment
 
 
-class Event(_Request):
+class Event(RequestBody):
     """Someone did something with an item."""
 
     user_id: Id
@@ -276,7 +334,7 @@ class Event(_Request):
     """How much of it: a rating, a count, seconds."""
 
 
-class EventsRequest(_Request):
+class EventsRequest(RequestBody):
     """Tell what users did; the next recommendation reflects it."""
 
     model_config = ConfigDict(
@@ -301,13 +359,13 @@ class EventsRequest(_Request):
     events: list[Event] = Field(min_length=1, max_length=MAX_EVENTS)
 
 
-class EventsReply(_Reply):
+class EventsReply(ReplyBody):
     accepted: int
     """How many events are in Redis and in their users' histories. The private server has them on
     disk within a second; another one as it is set up."""
 
 
-class ModelInfo(_Reply):
+class ModelInfo(ReplyBody):
     """A model in service."""
 
     name: str
@@ -330,18 +388,18 @@ class ModelInfo(_Reply):
     """How it searches, with the recall that was measured, as its manifest says."""
 
 
-class ModelsReply(_Reply):
+class ModelsReply(ReplyBody):
     models: list[ModelInfo]
 
 
-class FieldError(_Reply):
+class FieldError(ReplyBody):
     field: str
     """Where in the request, as `events.2.user_id`; empty for the whole of it."""
 
     message: str
 
 
-class Problem(_Reply):
+class Problem(ReplyBody):
     """An error as RFC 9457 (`application/problem+json`) has it."""
 
     type: str
@@ -363,7 +421,7 @@ class Problem(_Reply):
     """The fields that are wrong, for a 422."""
 
 
-class RecommendBatchReply(_Reply):
+class RecommendBatchReply(ReplyBody):
     """The replies in the order of the requests; one that failed has its problem in its place."""
 
     replies: list[RecommendReply | Problem]

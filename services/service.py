@@ -16,8 +16,8 @@ from infra.redis import RedisUnavailable
 from services.batcher import Batcher
 from services.history import HistoryStore
 from services.problems import DeadlineExceeded, ServiceError, parse
-from services.recommender import Query
 from services.schemas import Deadline, Event, RecommendRequest
+from services.served_model import Query
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,9 @@ class Engine(Protocol):
         """A RecommendReply for each query."""
         ...
 
-    async def similar(self, item_id: str, k: int | None, model: str | None) -> Reply:
+    async def similar(
+        self, item_id: str, k: int | None, model: str | None, space: str | None
+    ) -> Reply:
         """A SimilarReply."""
         ...
 
@@ -61,7 +63,7 @@ class Service:
 
         Raises ServiceError; among them Overloaded and DeadlineExceeded.
         """
-        async with self._deadline(request.deadline_ms):
+        async with deadline(request.deadline_ms or self._deadline_ms):
             reply = await self._batcher(request)
         if isinstance(reply, ServiceError):
             raise reply
@@ -73,7 +75,7 @@ class Service:
         Raises Overloaded, or DeadlineExceeded when the longest deadline among them has passed.
         """
         deadlines = [request.deadline_ms or self._deadline_ms for request in requests]
-        async with self._deadline(max(deadlines)):
+        async with deadline(max(deadlines)):
             return await self._batcher.many(requests)
 
     async def recommend(self, requests: Sequence[RecommendRequest]) -> Sequence[Reply]:
@@ -109,10 +111,12 @@ class Service:
         computed = iter(await self.recommend(requests) if requests else ())
         return [dump(next(computed) if reply is None else reply) for reply in replies]
 
-    async def similar(self, item_id: str, k: int | None, model: str | None) -> bytes:
+    async def similar(
+        self, item_id: str, k: int | None, model: str | None = None, space: str | None = None
+    ) -> bytes:
         """The items most similar to one; raises ServiceError."""
-        async with self._deadline(None):
-            reply = await self._engine.similar(item_id, k, model)
+        async with deadline(self._deadline_ms):
+            reply = await self._engine.similar(item_id, k, model, space)
         if isinstance(reply, ServiceError):
             raise reply
         return reply
@@ -127,20 +131,21 @@ class Service:
 
     async def models(self) -> bytes:
         """The models in service."""
-        async with self._deadline(None):
+        async with deadline(self._deadline_ms):
             return await self._engine.models()
 
-    @asynccontextmanager
-    async def _deadline(self, deadline_ms: int | None) -> AsyncIterator[None]:
-        deadline_ms = deadline_ms or self._deadline_ms
-        try:
-            async with asyncio.timeout(deadline_ms / 1000):
-                yield
-        except TimeoutError:
-            raise DeadlineExceeded(
-                f"there was no answer within the deadline of {deadline_ms} ms; "
-                "try again later, or with a larger deadline_ms"
-            ) from None
+
+@asynccontextmanager
+async def deadline(deadline_ms: int) -> AsyncIterator[None]:
+    """Raise DeadlineExceeded if the block takes longer."""
+    try:
+        async with asyncio.timeout(deadline_ms / 1000):
+            yield
+    except TimeoutError:
+        raise DeadlineExceeded(
+            f"there was no answer within the deadline of {deadline_ms} ms; "
+            "try again later, or with a larger deadline_ms"
+        ) from None
 
 
 def dump(reply: Reply, instance: str | None = None) -> bytes:

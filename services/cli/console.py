@@ -16,12 +16,15 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     SpinnerColumn,
+    Task,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from infra.errors import RecsysError
 from infra.settings import Settings
@@ -69,10 +72,18 @@ def told(error: RecsysError | OSError) -> str:
     return f"{path} cannot be read or written: {what}"
 
 
+class _Rate(ProgressColumn):
+    """How much is done in a second, lately."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:,.0f}/s" if task.speed else "", style="dim")
+
+
 @contextmanager
-def bar(description: str) -> Iterator[Advance]:
-    """A progress bar that shows the done, the whole, the time gone and the time left."""
-    with _progress() as progress:
+def bar(description: str, *, rate: bool = False) -> Iterator[Advance]:
+    """A progress bar that shows the done, the whole, the time gone and the time left; and the rate
+    where that is asked for."""
+    with _progress(*([_Rate()] if rate else [])) as progress:
         task = progress.add_task(escape(description), total=None)
         yield _advance(progress, task)
 
@@ -84,7 +95,7 @@ def _advance(progress: Progress, task: TaskID) -> Advance:
     return advance
 
 
-def _progress() -> Progress:
+def _progress(*more: ProgressColumn) -> Progress:
     return Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -93,6 +104,7 @@ def _progress() -> Progress:
         TimeElapsedColumn(),
         TextColumn("[dim]left"),
         TimeRemainingColumn(),
+        *more,
         console=err,
         transient=True,
     )

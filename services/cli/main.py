@@ -14,15 +14,23 @@ from services.cli import (
     data,
     demo,
     doctor,
+    embed,
     evaluate,
     events,
     index,
+    items,
+    jobs,
     models,
+    queue,
     ratings,
     recommend,
+    search,
     serve,
+    spaces,
     train,
+    train_image,
     tune,
+    worker,
 )
 from services.cli.console import err, told
 
@@ -42,12 +50,13 @@ app = typer.Typer(
     epilog="Start with [bold]recsys demo[/]. Settings come from RECSYS_… environment variables: "
     "[bold]recsys doctor[/] prints them.",
 )
-for module in (demo, doctor, train, tune, evaluate, serve, recommend):
-    app.command(name=module.NAME)(module.command)
+for module in (demo, doctor, train, tune, evaluate, embed, serve, worker, recommend, search):
+    kind = train_image.TrainCommand if module is train else None
+    app.command(name=module.NAME, cls=kind)(module.command)
 app.command(
     name=bench.NAME, context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
 )(bench.command)
-for module in (data, index, models, ratings, events):
+for module in (data, index, models, spaces, items, jobs, queue, ratings, events):
     app.add_typer(module.app, name=module.NAME)
 
 

@@ -14,8 +14,8 @@ from recsys.registry import Registry
 from recsys.sealed_folder import BundleRefused
 from services import active_models
 from services.active_models import ActiveModels, NoModel
-from services.recommender import Query
 from services.schemas import RecommendReply, RecommendRequest
+from services.served_model import Query
 from tests.planted import Planted, add_fitted
 
 

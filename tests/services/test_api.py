@@ -17,42 +17,20 @@ from hypothesis import strategies as st
 
 from infra.redis import connect, connect_async, redis_server
 from infra.settings import Settings
-from recsys.registry import Registry
+from recsys.registry import Registry, Spaces
 from services.active_models import ActiveModels
 from services.api import build_api
+from services.catalogue_service import CatalogueService
+from services.embedding import CatalogEncoders
 from services.history import HistoryStore
-from services.problems import MAX_BODY, ServiceError
-from services.recommender import Query
-from services.service import MAX_WAITING, Reply, Service
+from services.jobs import Jobs
+from services.live_items import LiveItems
+from services.problems import MAX_BODY
+from services.query_encoder import QueryEncoder
+from services.service import MAX_WAITING, Service
+from tests.near import Near, NearEncoder
 
 T = TypeVar("T")
-
-
-class Near:
-    """An engine in this process."""
-
-    def __init__(self, models: ActiveModels) -> None:
-        self._models = models
-        self.broken = False
-        self.slow_s = 0.0
-        self.largest = 0
-
-    async def recommend(self, queries: Sequence[Query]) -> list[Reply]:
-        if self.broken:
-            raise ZeroDivisionError("a secret of the inside")
-        self.largest = max(self.largest, len(queries))
-        await asyncio.sleep(self.slow_s)
-        replies = self._models.recommender.recommend(queries)
-        return [r if isinstance(r, ServiceError) else r.model_dump_json().encode() for r in replies]
-
-    async def similar(self, item_id: str, k: int | None, model: str | None) -> Reply:
-        try:
-            return self._models.recommender.similar(item_id, k, model).model_dump_json().encode()
-        except ServiceError as error:
-            return error
-
-    async def models(self) -> bytes:
-        return self._models.describe().model_dump_json().encode()
 
 
 class Api:
@@ -68,7 +46,16 @@ class Api:
         self.redis = connect_async(redis_url)
         histories = HistoryStore(self.redis, namespace, max_items=100, ttl_s=60)
         service = Service(self.engine, histories, micro_batch=16, deadline_ms=2000)
-        self.app = build_api(service)
+        catalogue = CatalogueService(
+            self.engine,
+            NearEncoder(QueryEncoder(Spaces(Path("nowhere")), CatalogEncoders(), None)),
+            LiveItems(self.redis, namespace, max_backlog=100),
+            micro_batch=16,
+            deadline_ms=2000,
+        )
+        settings = Settings(redis_url=None, namespace=namespace)
+        jobs = Jobs(self.redis, settings, CatalogEncoders(), datasets=[])
+        self.app = build_api(service, catalogue, jobs)
         transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
         self.http = httpx.AsyncClient(transport=transport, base_url="http://api")
 

@@ -17,8 +17,9 @@ from recsys.models.popularity import Popularity, PopularityConfig
 from recsys.registry import Registry
 from recsys.retrieval.index import Index
 from services.problems import Invalid, ServiceError, UnknownItem, UnknownModel
-from services.recommender import Query, Recommender
+from services.recommender import Recommender
 from services.schemas import FallbackReason, RecommendReply, RecommendRequest
+from services.served_model import Query
 
 IDS = [f"{genre}-{n}" for genre in ("comedy", "drama", "western") for n in range(30)]
 TOUCHED = [item_id for item_id in IDS if not item_id.endswith("-29")]
@@ -28,7 +29,7 @@ UNTOUCHED = "western-29"
 
 @pytest.fixture(scope="module")
 def recommender(registry: Registry) -> Recommender:
-    return Recommender({name: registry.open_active(name) for name in registry.names()}, "ials")
+    return Recommender.of({name: registry.open_active(name) for name in registry.names()}, "ials")
 
 
 def query(history: Sequence[str] = (), **fields: Any) -> Query:
@@ -78,7 +79,7 @@ def counted(tmp_path: Path, n: int) -> Recommender:
             cost={},
         ),
     )
-    return Recommender({"popularity": registry.open(f"popularity@{version}")}, "popularity")
+    return Recommender.of({"popularity": registry.open(f"popularity@{version}")}, "popularity")
 
 
 some_ids = st.lists(st.sampled_from([*IDS, "unknown-1", "unknown-2"]), max_size=30)
@@ -271,7 +272,7 @@ def test_one_bad_query_fails_alone(recommender: Recommender) -> None:
 
 def test_a_default_that_is_not_in_service_is_refused(registry: Registry) -> None:
     with pytest.raises(ValueError, match="'sas' is none of ials"):
-        Recommender({"ials": registry.open_active("ials")}, "sas")
+        Recommender.of({"ials": registry.open_active("ials")}, "sas")
 
 
 def test_similar_items_are_of_the_same_genre_and_not_the_item(recommender: Recommender) -> None:

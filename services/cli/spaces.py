@@ -1,0 +1,101 @@
+"""`recsys spaces`: the versions of each content space, and which one is in service."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from services.cli.console import AsJson, out, print_json, short
+
+if TYPE_CHECKING:
+    from recsys.registry import Spaces
+
+NAME = "spaces"
+app = typer.Typer(
+    help="The versions of each content space, and which one is in service.", no_args_is_help=True
+)
+
+SpaceName = Annotated[str, typer.Argument(help="A name that `recsys spaces list` shows.")]
+
+
+def open_spaces() -> Spaces:
+    """The registry of the settings' state folder."""
+    from infra.settings import load_settings
+    from recsys.registry import Spaces
+
+    return Spaces(load_settings().spaces_dir)
+
+
+@app.command(name="list")
+def list_(as_json: AsJson = False) -> None:
+    """All content spaces and their versions; the active one is marked."""
+    spaces = open_spaces()
+    rows = []
+    for name in spaces.names():
+        active = spaces.active(name)
+        for version in spaces.versions(name):
+            manifest = spaces.manifest(name, version)
+            rows.append(
+                {
+                    "name": name,
+                    "version": version,
+                    "active": version == active,
+                    "encoder": manifest.encoder,
+                    "items": manifest.index["n"],
+                    "index": manifest.index["type"],
+                }
+            )
+    if as_json:
+        print_json(rows)
+        return
+    if not rows:
+        out.print("No content space yet: embed a catalogue with [bold]recsys embed --data …[/]")
+        return
+    table = Table(box=box.SIMPLE)
+    for column in rows[0]:
+        table.add_column(column)
+    for row in rows:
+        shown = {**row, "active": "●" if row["active"] else ""}
+        table.add_row(*(escape(str(value)) for value in shown.values()))
+    out.print(table)
+
+
+@app.command()
+def show(
+    reference: Annotated[str, typer.Argument(help="NAME (the active version) or NAME@VERSION.")],
+    as_json: AsJson = False,
+) -> None:
+    """What a version is, verified: its encoder, its index with the measured recall, its cost."""
+    bundle = open_spaces().open(reference)
+    if as_json:
+        print_json(bundle.manifest.model_dump(mode="json"))
+        return
+    facts = Table(title=f"{bundle.name} {bundle.version}", show_header=False, title_justify="left")
+    values = bundle.manifest.model_dump(mode="json", exclude={"metrics", "files"})
+    for field, value in ({"items": len(bundle.items)} | values).items():
+        if not isinstance(value, dict):
+            facts.add_row(field, escape(str(value)))
+            continue
+        for key, each in value.items():
+            facts.add_row(f"{field} {key}", escape(short(each)))
+    out.print(facts)
+
+
+@app.command()
+def activate(
+    name: SpaceName, version: Annotated[str, typer.Argument(help="The version to serve.")]
+) -> None:
+    """Verify a version and put it into service; running servers swap to it by themselves."""
+    open_spaces().activate(name, version)
+    out.print(f"{name} {version} is in service.", markup=False)
+
+
+@app.command()
+def rollback(name: SpaceName) -> None:
+    """Go back to the version that was in service before."""
+    version = open_spaces().rollback(name)
+    out.print(f"{name} {version} is in service again.", markup=False)

@@ -1,0 +1,83 @@
+"""Cold items: what a model never learnt, made recommendable by what its items are.
+
+A bridge maps the vectors of an item's contents into the model's space. It was fitted to one version
+of the model and to the encoders of some spaces, and serves those alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from recsys.bridge_bundle import BridgeBundle
+from recsys.bundle import Bundle
+from recsys.content_bundle import ContentBundle
+from recsys.data.vocabulary import UNKNOWN, Vocabulary
+from services.live_catalogue import LiveCatalogue
+from services.shelf import Shelf, flat
+
+
+class ColdItems:
+    """The items of the content spaces that a model never learnt."""
+
+    def __init__(
+        self, bundle: Bundle, bridge: BridgeBundle, spaces: Mapping[str, ContentBundle]
+    ) -> None:
+        """The bridge is of the bundle and of the spaces: see `bridges_to`."""
+        self._learnt = bundle.items
+        self._bridge = bridge
+        self._main = self._bridged([spaces[name] for name in bridge.fingerprints])
+
+    @staticmethod
+    def bridges_to(
+        bridge: BridgeBundle, bundle: Bundle, spaces: Mapping[str, ContentBundle]
+    ) -> bool:
+        """Whether the bridge is one from the spaces in service to this version of the model."""
+        return bridge.manifest.model_version == bundle.version and all(
+            name in spaces and spaces[name].manifest.fingerprint == fingerprint
+            for name, fingerprint in bridge.fingerprints.items()
+        )
+
+    def shelves(self, live: LiveCatalogue) -> list[tuple[Shelf, NDArray[np.bool_]]]:
+        """The cold items of the main indexes and the live ones, with who of them may come."""
+        found: list[tuple[Shelf, NDArray[np.bool_]]] = []
+        added = self._bridged_live(live)
+        if self._main is not None:
+            overlay = live.over(self._main.items)
+            available = self._main.available(overlay)
+            available[overlay.rows] = False  # they stand on the live shelf, or wait to
+            found.append((self._main, available))
+        if added is not None:
+            found.append((added, added.rules.available))
+        return found
+
+    def _bridged(self, spaces: list[ContentBundle]) -> Shelf | None:
+        first = spaces[0]
+        cold = self._learnt.rows(first.items.to_arrow()) == UNKNOWN
+        rows = [np.flatnonzero(cold)]
+        for other in spaces[1:]:
+            at = other.items.rows(first.items.to_arrow().take(pa.array(rows[0])))
+            rows = [each[at != UNKNOWN] for each in rows] + [at[at != UNKNOWN]]
+        if not len(rows[0]):
+            return None
+        vectors = [space.vectors[at] for space, at in zip(spaces, rows, strict=True)]
+        mapped = self._bridge.map(np.concatenate(vectors, axis=1))
+        return Shelf(first.catalogue.take(pa.array(rows[0])), flat(mapped))
+
+    def _bridged_live(self, live: LiveCatalogue) -> Shelf | None:
+        shelves = [live.shelf(*encoder) for encoder in self._bridge.fingerprints.items()]
+        found = [shelf for shelf in shelves if shelf is not None]
+        if len(found) < len(shelves):
+            return None
+        first = found[0]
+        ids = Vocabulary(first.ids.filter(pa.array(self._learnt.rows(first.ids) == UNKNOWN)))
+        at = np.stack([shelf.items.rows(ids.to_arrow()) for shelf in found])
+        at = at[:, (at != UNKNOWN).all(axis=0)]
+        if not at.shape[1]:
+            return None
+        vectors = [shelf.index.vectors[rows] for shelf, rows in zip(found, at, strict=True)]
+        mapped = self._bridge.map(np.concatenate(vectors, axis=1))
+        return Shelf(first.catalogue.take(pa.array(at[0])), flat(mapped))

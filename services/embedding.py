@@ -1,0 +1,196 @@
+"""What a worker does with a message of the embedding jobs: a chunk embedded, a job sealed.
+
+A chunk's vectors are in the store, durably, before the ledger counts it and its message is
+acknowledged. A worker that dies in between leaves the message to another, who finds the part there
+and does nothing but count it. What fails for a reason that is not the contents' raises, and the
+message is tried again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from encoders.catalog import fingerprint_of, open_encoder
+from encoders.encoder import Encoder
+from infra.errors import RecsysError
+from infra.roots import Unreadable
+from infra.settings import Settings
+from recsys.embedding_store import EmbeddingStore
+from services.job_folder import JobFolder, SpaceSpec, part_name
+from services.job_ledger import CANCELLED, GO, UNKNOWN, Ledger, Task
+from services.jobs import Encoders
+from services.sealing import seal_job
+from services.spool import Contents, content_hash
+
+logger = logging.getLogger(__name__)
+
+PICTURES_AT_ONCE = 16
+"""The most pictures that are in memory together: they may be large."""
+
+
+class OtherEncoder(RecsysError):
+    """The encoder that a worker finds is not the one that the job is for."""
+
+
+class CatalogEncoders:
+    """The encoders of the catalog; of each space the one that was used last is kept."""
+
+    def __init__(self, device: str | None = None) -> None:
+        """device: as torch names it; a GPU where there is one if it is None."""
+        self._device = device
+        self._open: dict[str, tuple[str, Encoder[Any]]] = {}
+        self._lock = threading.Lock()
+
+    def open(self, space: str, model: str) -> Encoder[Any]:
+        """Threads may ask at once; an encoder may be shared by them."""
+        with self._lock:
+            name, encoder = self._open.get(space, ("", None))
+            if encoder is None or name != model:
+                self._open.pop(space, None)  # its memory is free before the next one's is taken
+                encoder = open_encoder(space, model, device=self._device)
+                self._open[space] = (model, encoder)
+            return encoder
+
+    def fingerprint(self, space: str, model: str) -> str:
+        return fingerprint_of(space, model)
+
+
+class Embedding:
+    """Answers the messages of the embedding jobs."""
+
+    def __init__(self, ledger: Ledger, settings: Settings, encoders: Encoders) -> None:
+        self._ledger = ledger
+        self._settings = settings
+        self._encoders = encoders
+
+    async def answer(self, bodies: Sequence[bytes]) -> list[None]:
+        """Do what the messages ask for; raises what keeps it from being done."""
+        for body in bodies:
+            await self._do(Task.load(body))
+        return [None] * len(bodies)
+
+    async def _do(self, task: Task) -> None:
+        begun = await self._ledger.begin(task)
+        if begun == UNKNOWN:
+            logger.warning(
+                "Redis does not know the job %s any more; `recsys jobs resume` takes it up again",
+                task.job,
+            )
+        elif begun == CANCELLED:
+            logger.info("%s of the cancelled job %s is passed over", task.field, task.job)
+        if begun != GO:
+            return
+        folder = JobFolder.named(self._settings.jobs_dir, task.job)
+        if task.chunk is None:
+            await asyncio.to_thread(seal_job, folder, self._settings)
+            await self._ledger.sealed(task.job)
+            folder.tidy()
+        else:
+            contents, problems = await asyncio.to_thread(self._embed, folder, task.chunk)
+            await self._ledger.done(task.job, task.chunk, contents, problems)
+
+    def _embed(self, folder: JobFolder, chunk: int) -> tuple[int, int]:
+        """Write the chunk's part unless it is there; how many contents it has, and how many of
+        them have no vector."""
+        spec = folder.spec()
+        space = spec.space_of(chunk)
+        store = EmbeddingStore(self._settings.embeddings_dir, space.space, space.fingerprint)
+        name = part_name(folder.id, chunk)
+        part = store.open(name)
+        if part is not None:
+            return len(part.hashes), int((~part.has_vector).sum())
+        encoder = self._encoder(space)
+        todo = folder.todo(chunk)
+        contents = Contents(spec.dataset)
+        vectors, problems = encode(encoder, contents, todo["content"], todo["hash"])
+        store.write(name, todo["hash"].combine_chunks(), vectors, problems)
+        return len(todo), len(problems)
+
+    def _encoder(self, space: SpaceSpec) -> Encoder[Any]:
+        encoder = self._encoders.open(space.space, space.model)
+        if encoder.fingerprint != space.fingerprint:
+            raise OtherEncoder(
+                f"the job is for the encoder {space.model} of the fingerprint {space.fingerprint}, "
+                f"and the one of that name here has {encoder.fingerprint}: give this worker the "
+                "same files, or submit the job anew"
+            )
+        return encoder
+
+
+def encode(
+    encoder: Encoder[Any], contents: Contents, named: pa.ChunkedArray, hashes: pa.ChunkedArray
+) -> tuple[NDArray[np.float32], dict[int, str]]:
+    """Float32[n, D], and by row why a content has none.
+
+    named: String[n], texts or URIs. hashes: Binary(16)[n], of what the job is about: a picture
+    that is another one by now has no vector.
+    """
+    vectors = np.zeros((len(named), encoder.dim), np.float32)
+    problems: dict[int, str] = {}
+    step = PICTURES_AT_ONCE if encoder.space == "image" else len(named)
+    for start in range(0, len(named), step):
+        rows, read = [], []
+        names, wanted = named.slice(start, step).to_pylist(), hashes.slice(start, step).to_pylist()
+        for row, (name, hash_) in enumerate(zip(names, wanted, strict=True), start):
+            try:
+                content = contents.read(encoder.space, name)
+            except Unreadable as error:
+                problems[row] = error.message
+                continue
+            if content_hash(content) != hash_:
+                problems[row] = f"{name!r} was changed after the job was submitted: submit anew"
+                continue
+            rows.append(row)
+            read.append(name if encoder.space == "text" else content)
+        found, failures = _patiently_encoded(encoder, read)
+        vectors[rows] = found
+        problems.update({rows[each]: why for each, why in failures.items()})
+    return vectors, problems
+
+
+def _patiently_encoded(
+    encoder: Encoder[Any], contents: Sequence[Any]
+) -> tuple[NDArray[np.float32], dict[int, str]]:
+    """The vectors, and why some have none: a content over which the encoder fails is found by
+    encoding one by one. Raises what the encoder does if the contents are not at fault."""
+    try:
+        return _checked(encoder, contents)
+    except Exception:
+        if len(contents) < 2:
+            raise
+        logger.warning("%d contents failed together; encoding one by one", len(contents))
+    vectors = np.zeros((len(contents), encoder.dim), np.float32)
+    problems: dict[int, str] = {}
+    for row, content in enumerate(contents):
+        try:
+            vectors[row : row + 1], found = _checked(encoder, [content])
+        except Exception as error:  # noqa: BLE001 - it is told again below if it is no content's
+            problems[row] = f"the encoder failed over it: {type(error).__name__}: {error}"
+        else:
+            if found:
+                problems[row] = found[0]
+    # One that fails over what it has encoded, or over everything, is out of order itself.
+    good = next((row for row in range(len(contents)) if row not in problems), 0)
+    _checked(encoder, [contents[good]])
+    return vectors, problems
+
+
+def _checked(
+    encoder: Encoder[Any], contents: Sequence[Any]
+) -> tuple[NDArray[np.float32], dict[int, str]]:
+    """What the encoder gives; a vector that is not finite is none."""
+    if not contents:
+        return np.zeros((0, encoder.dim), np.float32), {}
+    encoded = encoder.encode(contents)
+    problems: Mapping[int, str] = encoded.failures
+    for row in np.flatnonzero(~np.isfinite(encoded.vectors).all(axis=1)).tolist():
+        problems = {row: "the encoder gave a vector that is not finite", **problems}
+    return encoded.vectors, dict(problems)

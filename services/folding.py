@@ -1,0 +1,134 @@
+"""Folding: the live catalogue goes into the main indexes, which are built anew and swapped whole.
+
+Deletions and changes cannot be made in an index that is mapped by those who answer from it, and a
+graph cannot forget an item at all. So the next version is built beside the one in service, sealed,
+activated, and only then do the live items that it holds leave Redis. A crash in between leaves
+them in both places, where they are found once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from infra.errors import RecsysError
+from infra.storage import exclusive
+from recsys.content_bundle import CONTENT_SCHEMA, HASH, LIVE, ContentBundle, seal_content
+from recsys.registry import Spaces
+from recsys.retrieval.index import Index
+from services.item_schemas import ItemState
+from services.live_catalogue import items_table
+from services.live_items import LiveItem, LiveItems
+
+LOCK = ".folding"
+
+
+@dataclass(frozen=True)
+class Folded:
+    """What a fold did."""
+
+    versions: dict[str, str]
+    """The new version of each space."""
+
+    folded: int
+    """Live items that are in the main indexes now."""
+
+    left: int
+    """Live items that stay, since they are not embedded yet or cannot be."""
+
+    hidden: int
+    """Deletions that stay in force."""
+
+
+def fold(spaces: Spaces, entries: Sequence[LiveItem]) -> tuple[dict[str, str], list[LiveItem]]:
+    """Build and activate the next version of each active space; returns them, and the live items
+    that every space in which they have a vector holds now.
+
+    entries: everything that is live or deleted. Raises RecsysError where another fold is under way.
+    """
+    spaces.root.mkdir(parents=True, exist_ok=True)
+    try:
+        with exclusive(spaces.root / LOCK):
+            versions = {}
+            bundles = [spaces.open_active(name) for name in spaces.encoders()]
+            for bundle in bundles:
+                versions[bundle.name] = _fold_one(spaces, bundle, entries)
+            return versions, [each for each in entries if _settled(each, bundles)]
+    except BlockingIOError:
+        raise RecsysError("another fold is under way: wait for it to end") from None
+
+
+async def fold_live(items: LiveItems, spaces: Spaces) -> Folded:
+    """Fold what is live now, in a thread, and let go of it. Raises RecsysError."""
+    entries = await items.all()
+    versions, settled = await asyncio.to_thread(fold, spaces, entries)
+    dropped = await items.drop(settled) if settled else 0
+    live = sum(each.item is not None for each in entries)
+    return Folded(versions, dropped, live - dropped, len(entries) - live)
+
+
+def _settled(entry: LiveItem, bundles: Sequence[ContentBundle]) -> bool:
+    """Whether nothing of a live item is outstanding, and some main index holds it."""
+    if entry.item is None:
+        return False
+    states = [entry.states[bundle.space] for bundle in bundles]
+    current = [_current(entry, bundle) for bundle in bundles]
+    finished = all(
+        now or state in (ItemState.ABSENT, ItemState.FAILED)
+        for state, now in zip(states, current, strict=True)
+    )
+    return finished and any(current)
+
+
+def _current(entry: LiveItem, bundle: ContentBundle) -> bool:
+    """Whether a live item has a vector for this bundle, of its content as it is."""
+    vector = entry.vectors.get(bundle.space)
+    return (
+        vector is not None
+        and vector.fingerprint == bundle.manifest.fingerprint
+        and entry.states[bundle.space] is ItemState.READY
+    )
+
+
+def _fold_one(spaces: Spaces, bundle: ContentBundle, entries: Sequence[LiveItem]) -> str:
+    """The next version of one space: what stays, then what came."""
+    came = [each for each in entries if each.item is not None and _current(each, bundle)]
+    absent = [
+        each
+        for each in entries
+        if each.item is None or each.states[bundle.space] in (ItemState.ABSENT, ItemState.FAILED)
+    ]
+    going = bundle.items.rows([each.item_id for each in (*came, *absent)])
+    stays = np.ones(len(bundle.items), np.bool_)
+    stays[going[going >= 0]] = False
+    rows = np.flatnonzero(stays)
+    table = items_table([each.item for each in came if each.item is not None])
+    vectors = [each.vectors[bundle.space] for each in came]
+    table = table.append_column(HASH, pa.array([v.content_hash for v in vectors], pa.binary(16)))
+    table = table.append_column(LIVE, pa.array(np.ones(len(came), np.bool_)))
+    catalogue = bundle.catalogue.select(CONTENT_SCHEMA.names).take(pa.array(rows))
+    matrix = np.concatenate([bundle.vectors[rows], *(v.vector[None] for v in vectors)])
+    if not len(matrix):  # what is deleted stays hidden
+        return bundle.version
+    index = Index.build(matrix, recall=bundle.manifest.index.get("promised", 0.95))
+    manifest = bundle.manifest
+    version = spaces.add(
+        bundle.name,
+        lambda folder: seal_content(
+            folder,
+            space=manifest.space,
+            encoder=manifest.encoder,
+            fingerprint=manifest.fingerprint,
+            items=pa.concat_tables([catalogue, table.cast(CONTENT_SCHEMA)]),
+            index=index,
+            data_fingerprint=manifest.data_fingerprint,
+            cost=manifest.cost,
+            parent=bundle.version,
+        ),
+    )
+    spaces.activate(bundle.name, version)
+    return version

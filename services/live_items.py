@@ -1,0 +1,271 @@
+"""Live items in Redis: what was put into the catalogue, or taken out, since the main index.
+
+    <namespace>:items                   hash, item id → `<number> <the item as JSON>`
+    <namespace>:items:deleted           set of item ids
+    <namespace>:items:changes           sorted set, item id → the number of its newest change
+    <namespace>:items:number            the number of the newest change of all
+    <namespace>:items:generation        how often live items were dropped
+    <namespace>:items:states:<space>    hash, item id → how far it is in the space
+    <namespace>:items:vectors:<space>   hash, item id → fingerprint, content hash, vector
+
+A put is durable and queued for the workers in one step. A worker writes what it embedded only for
+the content that is still there, and that is a change of its own, so that a follower who asks for
+what changed after the number that it knows learns of it. Nothing is ever missed and nothing needs
+a log: the state itself is numbered. When the main index is built anew, what went into it leaves
+here; deletions stay, for the models still know the item.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from encoders.catalog import SPACES
+from infra.redis import AsyncRedis, reaching
+from services import live_scripts as scripts
+from services.item_schemas import Item, ItemState
+from services.problems import Overloaded
+
+MAX_LIVE = 20_000
+"""The most live items: beyond, the main index has to be built anew first. All are searched exactly
+and held by every replica."""
+
+MAX_DELETED = 1_000_000
+"""The most deletions that are remembered."""
+
+STEP = 1000
+"""Changes that are read at a time."""
+
+
+@dataclass(frozen=True, eq=False)
+class LiveVector:
+    """An item's vector in one space."""
+
+    fingerprint: str
+    """The encoder's."""
+
+    content_hash: bytes
+    """16 bytes, of what was encoded."""
+
+    vector: NDArray[np.float32]
+    """Float32[D]."""
+
+    def dump(self) -> bytes:
+        return b"\0".join((self.fingerprint.encode(), self.content_hash + self.vector.tobytes()))
+
+    @classmethod
+    def load(cls, value: bytes) -> LiveVector:
+        fingerprint, _, rest = value.partition(b"\0")
+        return cls(fingerprint.decode(), rest[:16], np.frombuffer(rest[16:], np.float32))
+
+
+@dataclass(frozen=True, eq=False)
+class LiveItem:
+    """An item as it is now, or that it was deleted."""
+
+    item_id: str
+    number: int
+    """Of its newest change."""
+
+    put: int
+    """The number of the put that described it; 0 for a deletion."""
+
+    item: Item | None
+    """None where it was deleted."""
+
+    vectors: Mapping[str, LiveVector]
+    """By space; not there where it has none, or none yet."""
+
+    states: Mapping[str, ItemState]
+    reasons: Mapping[str, str]
+    """Why it failed, by space."""
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What changed after some number."""
+
+    items: list[LiveItem]
+    """Oldest change first, each as it is now."""
+
+    number: int
+    """Up to which these are all the changes."""
+
+    generation: int
+    """Where it is another one than before, what is known has to be read anew from 0."""
+
+    more: bool
+    """Whether there may be changes past `number` already."""
+
+
+@dataclass(frozen=True, eq=False)
+class Embedding:
+    """What became of an item's content in a space."""
+
+    item_id: str
+    put: int
+    """The number of the put that the content is of."""
+
+    vector: LiveVector | None = None
+    reason: str | None = None
+    """Why there is no vector; None beside no vector where there is no content of this sort."""
+
+
+class LiveItems:
+    """The live items of one namespace."""
+
+    def __init__(self, redis: AsyncRedis, namespace: str, *, max_backlog: int) -> None:
+        self.stream = f"{namespace}:jobs:items"
+        """Where workers hear of items to embed."""
+
+        self._redis = redis
+        self._key = f"{namespace}:items"
+        self._max_backlog = max_backlog
+        self._put: Any = redis.register_script(scripts.PUT)
+        self._delete: Any = redis.register_script(scripts.DELETE)
+        self._store: Any = redis.register_script(scripts.STORE)
+        self._changes: Any = redis.register_script(scripts.CHANGES)
+        self._read: Any = redis.register_script(scripts.READ)
+        self._drop: Any = redis.register_script(scripts.DROP)
+
+    async def put(self, items: Sequence[Item]) -> int:
+        """Keep the items and queue them for embedding, all or none; the number of the last change.
+
+        Raises Overloaded where too many wait or are live already, and RedisUnavailable.
+        """
+        args: list[str | int | bytes] = [MAX_LIVE, self._max_backlog]
+        for item in items:
+            args += [item.item_id, orjson.dumps(item.model_dump(exclude={"item_id"}))]
+        with reaching(self._redis):
+            number = int(await self._put(keys=[*self._keys(), self.stream], args=args))
+        if number == scripts.BACKLOG_FULL:
+            raise Overloaded(
+                f"{self._max_backlog} changes wait to be embedded already; try again later, and "
+                "look whether workers run (`recsys worker`)"
+            )
+        if number == scripts.LIVE_FULL:
+            raise Overloaded(
+                f"there would be more than {MAX_LIVE} live items beside the main index: fold them "
+                "into it with `recsys items fold`"
+            )
+        return number
+
+    async def delete(self, item_id: str) -> int:
+        """Remember that the item is gone; the number of the change.
+
+        Raises Overloaded where MAX_DELETED are remembered already, and RedisUnavailable.
+        """
+        with reaching(self._redis):
+            number = int(await self._delete(keys=self._keys(), args=[MAX_DELETED, item_id]))
+        if number == scripts.LIVE_FULL:
+            raise Overloaded(
+                f"{MAX_DELETED} deletions are remembered already: leave the items out of the "
+                "dataset, and train and embed anew"
+            )
+        return number
+
+    async def number(self) -> int:
+        """The number of the newest change; 0 before the first. Raises RedisUnavailable."""
+        with reaching(self._redis):
+            return int(await self._redis.get(f"{self._key}:number") or 0)
+
+    async def count(self) -> int:
+        """How many items are live. Raises RedisUnavailable."""
+        with reaching(self._redis):
+            return int(await self._redis.hlen(self._key))
+
+    async def changes(self, since: int) -> Changes:
+        """What changed after the number `since`, STEP items at most. Raises RedisUnavailable."""
+        with reaching(self._redis):
+            number, generation, rows = await self._changes(
+                keys=self._keys(), args=[since, STEP, *SPACES]
+            )
+        items = [_live_item(row) for row in rows]
+        return Changes(items, int(number), int(generation), more=len(items) == STEP)
+
+    async def all(self) -> list[LiveItem]:
+        """Everything live or deleted, oldest change first. Raises RedisUnavailable."""
+        items: list[LiveItem] = []
+        since, more = 0, True
+        while more:
+            changes = await self.changes(since)
+            since, more = changes.number, changes.more
+            items += changes.items
+        return items
+
+    async def read(self, item_ids: Sequence[str]) -> list[LiveItem]:
+        """Those of the items that are live or deleted. Raises RedisUnavailable."""
+        with reaching(self._redis):
+            rows = await self._read(keys=self._keys(), args=[len(item_ids), *item_ids, *SPACES])
+        return [_live_item(row) for row in rows]
+
+    async def store(self, space: str, embeddings: Sequence[Embedding]) -> int:
+        """Write what became of the contents, where the items are still as they were put; returns
+        for how many that was so. Raises RedisUnavailable."""
+        args: list[str | int | bytes] = [space]
+        for each in embeddings:
+            if each.vector is not None:
+                told: tuple[bytes, str] = (each.vector.dump(), ItemState.READY)
+            elif each.reason is not None:
+                told = (b"", f"{ItemState.FAILED}{each.reason}")
+            else:
+                told = (b"", ItemState.ABSENT)
+            args += [each.item_id, each.put, *told]
+        with reaching(self._redis):
+            return int(await self._store(keys=self._keys(), args=args))
+
+    async def drop(self, items: Sequence[LiveItem]) -> int:
+        """Forget live items that the main index holds now, unless they changed since; returns how
+        many. Raises RedisUnavailable."""
+        args: list[str | int] = [len(SPACES), *SPACES]
+        for item in items:
+            args += [item.item_id, item.number]
+        with reaching(self._redis):
+            return int(await self._drop(keys=self._keys(), args=args))
+
+    async def requeue(self, items: Sequence[LiveItem]) -> None:
+        """Queue items for embedding once more, such as for another encoder."""
+        with reaching(self._redis):
+            for start in range(0, len(items), STEP):
+                named = {each.item_id: each.put for each in items[start : start + STEP] if each.put}
+                if named:
+                    await self._redis.xadd(self.stream, {"body": orjson.dumps({"items": named})})
+
+    def _keys(self) -> list[str]:
+        key = self._key
+        return [key, *(f"{key}:{part}" for part in ("deleted", "changes", "number", "generation"))]
+
+
+def puts_of(body: bytes) -> dict[str, int]:
+    """The items that a message asks to be embedded, each with the number of its put."""
+    items: dict[str, int] = orjson.loads(body)["items"]
+    return items
+
+
+def _live_item(row: Sequence[bytes]) -> LiveItem:
+    item_id, number, record, *rest = row
+    put, _, document = record.partition(b" ")
+    vectors, states, reasons = {}, {}, {}
+    for space, state, vector in zip(SPACES, rest[::2], rest[1::2], strict=True):
+        if vector:
+            vectors[space] = LiveVector.load(vector)
+        told = state.decode()
+        if told.startswith(ItemState.FAILED):
+            states[space], reasons[space] = ItemState.FAILED, told.removeprefix(ItemState.FAILED)
+        else:
+            states[space] = ItemState(told or ItemState.PENDING)
+    fields = orjson.loads(document) if document else None
+    return LiveItem(
+        item_id=item_id.decode(),
+        number=int(number),
+        put=int(put or 0),
+        item=None if fields is None else Item(item_id=item_id.decode(), **fields),
+        vectors=vectors,
+        states=states,
+        reasons=reasons,
+    )

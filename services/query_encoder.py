@@ -1,0 +1,106 @@
+"""The encoder of queries: texts and pictures into the spaces in service, and the re-ranking of
+what was found.
+
+It follows the registry of spaces by itself, a model being loaded when it is first needed, and says
+with each vector whose it is: the searcher takes none of another encoder than its items have.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from encoders.encoder import Encoder
+from infra.errors import RecsysError
+from recsys.content_bundle import ContentManifest
+from recsys.registry import Spaces
+from services.catalogue_service import Wanted
+from services.embedding import OtherEncoder
+from services.jobs import Encoders
+from services.problems import Invalid, ServiceError, Unavailable
+from services.schemas import FieldError
+from services.searcher import QueryVector
+
+if TYPE_CHECKING:
+    from encoders.cross_encoder import CrossEncoder
+
+logger = logging.getLogger(__name__)
+
+
+def encoder_of(encoders: Encoders, manifest: ContentManifest) -> Encoder[Any]:
+    """The encoder that made a bundle's vectors; raises OtherEncoder where the one of its name is
+    another by now, and what opening raises."""
+    encoder = encoders.open(manifest.space, manifest.encoder)
+    if encoder.fingerprint != manifest.fingerprint:
+        raise OtherEncoder(
+            f"the space {manifest.space!r} was made by the encoder {manifest.encoder!r} of the "
+            f"fingerprint {manifest.fingerprint}, and the one of that name here has "
+            f"{encoder.fingerprint}: put the model back, or embed anew with `recsys embed`"
+        )
+    return encoder
+
+
+class QueryEncoder:
+    """Encodes for the active spaces of a registry."""
+
+    def __init__(self, spaces: Spaces, encoders: Encoders, rerank_model: str | None) -> None:
+        """rerank_model: the cross-encoder, by name or folder; None for no re-ranking."""
+        self._spaces = spaces
+        self._encoders = encoders
+        self._rerank_model = rerank_model
+        self._cross_encoder: CrossEncoder | None = None
+
+    def warm(self) -> None:
+        """Load the encoders of the active spaces, so that the first search need not wait."""
+        try:
+            for manifest in self._spaces.encoders().values():
+                encoder_of(self._encoders, manifest)
+        except RecsysError as error:
+            logger.warning("%s", error)
+
+    def encode(self, batch: Sequence[Wanted]) -> list[dict[str, QueryVector] | ServiceError]:
+        """For each, its vectors by space: of the text in the text space, of the picture in the
+        image space, as far as these are in service. Texts of a batch are encoded together."""
+        answers: list[dict[str, QueryVector] | ServiceError] = [{} for _ in batch]
+        try:
+            active = self._spaces.encoders()
+        except RecsysError as error:
+            return [Unavailable(error.message)] * len(batch)
+        for name, manifest in active.items():
+            field = "text" if manifest.space == "text" else "picture"
+            at = [i for i, wanted in enumerate(batch) if getattr(wanted, field) is not None]
+            if not at:
+                continue
+            try:
+                encoder = encoder_of(self._encoders, manifest)
+            except RecsysError as error:
+                for i in at:
+                    answers[i] = Unavailable(error.message)
+                continue
+            encoded = encoder.encode([getattr(batch[i], field) for i in at])
+            for row, i in enumerate(at):
+                answer = answers[i]
+                if row in encoded.failures:
+                    message = encoded.failures[row]
+                    answers[i] = Invalid(
+                        f"{field}: {message}", [FieldError(field=field, message=message)]
+                    )
+                elif not isinstance(answer, ServiceError):
+                    answer[name] = QueryVector(encoder.fingerprint, encoded.vectors[row])
+        return answers
+
+    def rerank(self, text: str, found: Sequence[str]) -> list[float] | ServiceError:
+        """How well each of the found texts answers the text; higher is better."""
+        if self._rerank_model is None:
+            message = "there is no cross-encoder in service: set RECSYS_RERANK_MODEL"
+            return Invalid(f"rerank: {message}", [FieldError(field="rerank", message=message)])
+        try:
+            if self._cross_encoder is None:
+                from encoders.cross_encoder import CrossEncoder
+
+                self._cross_encoder = CrossEncoder.open(self._rerank_model)
+        except RecsysError as error:
+            return Unavailable(error.message)
+        scores: list[float] = self._cross_encoder.scores(text, found).tolist()
+        return scores

@@ -1,0 +1,211 @@
+"""The end of an embedding job: its vectors, in the order of the catalogue, become content bundles.
+
+Sealing may be repeated: a version that the job made already is taken as it is.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+from functools import partial
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from infra.errors import RecsysError
+from infra.settings import Settings
+from infra.storage import atomic_file, exclusive
+from recsys.content_bundle import (
+    CONTENT_SCHEMA,
+    LIVE,
+    ContentBundle,
+    seal_content,
+)
+from recsys.data.dataset import ITEMS_SCHEMA
+from recsys.embedding_store import NOWHERE, EmbeddingStore, Vectors, hash_words
+from recsys.registry import Spaces
+from recsys.retrieval.index import Index
+from services.folding import LOCK
+from services.job_folder import PROBLEMS_SCHEMA, JobFolder, JobSpec, Report, SpaceReport, SpaceSpec
+
+logger = logging.getLogger(__name__)
+
+
+class NothingEmbedded(RecsysError):
+    """No content of a space has a vector."""
+
+
+class BeingSealed(RecsysError):
+    """Another worker seals the job, or builds the main indexes anew for another reason."""
+
+
+def seal_job(folder: JobFolder, settings: Settings) -> Report:
+    """Add a content bundle for each space to the registry, activate them, and write the report.
+
+    Memory: the vectors and the catalogue, as whoever searches them needs.
+    Raises NothingEmbedded, BrokenPart, BeingSealed.
+    """
+    spec = folder.spec()
+    try:
+        with exclusive(folder.path / ".sealing"):
+            report = folder.report()
+            if report is None:
+                report = _seal(folder, spec, settings)
+                folder.write_report(report)
+            return report
+    except BlockingIOError:
+        raise BeingSealed(
+            f"another worker seals the job {spec.id}, or folds live items into the main indexes"
+        ) from None
+
+
+def _seal(folder: JobFolder, spec: JobSpec, settings: Settings) -> Report:
+    spaces = Spaces(settings.spaces_dir)
+    spaces.root.mkdir(parents=True, exist_ok=True)
+    reports: dict[str, SpaceReport] = {}
+    with (
+        atomic_file(folder.problems_path) as file,
+        pq.ParquetWriter(file, PROBLEMS_SCHEMA, compression="zstd") as problems,
+    ):
+        for space in spec.spaces:
+            store = EmbeddingStore(settings.embeddings_dir, space.space, space.fingerprint)
+            items, vectors, n_problems = _gather(folder, space, store, problems)
+            # Beside a fold, of two versions that came after the same one the first would be lost.
+            with exclusive(spaces.root / LOCK):
+                reports[space.space] = _publish(spaces, spec, space, items, vectors, n_problems)
+    return Report(ended=datetime.now(UTC), spaces=reports)
+
+
+def _gather(
+    folder: JobFolder, space: SpaceSpec, store: EmbeddingStore, problems: pq.ParquetWriter
+) -> tuple[pa.Table, NDArray[np.float32], int]:
+    """The items that have a vector, by CONTENT_SCHEMA, and their vectors Float32[n, D]; and how
+    many have a content and none, which are added to the problems."""
+    places = folder.places(space.space)
+    source = Vectors(store, folder.parts(space.space))
+    tables: list[pa.RecordBatch] = []
+    vectors: NDArray[np.float32] | None = None
+    start = n = n_problems = 0
+    for batch in folder.items():
+        here = places[start : start + len(batch)]
+        start += len(batch)
+        rows = np.flatnonzero(here != NOWHERE)
+        hashes = batch[f"{space.space}_hash"].take(pa.array(rows))
+        found, failed = source.at(here[rows], hash_words(hashes))
+        n_problems += _tell(batch, space.space, rows, failed, problems)
+        has = np.ones(len(rows), bool)
+        has[list(failed)] = False
+        if not has.any():
+            continue
+        if vectors is None:
+            vectors = np.empty((int((places != NOWHERE).sum()), found.shape[1]), np.float32)
+        vectors[n : n + int(has.sum())] = found[has]
+        n += int(has.sum())
+        kept = batch.select(ITEMS_SCHEMA.names).take(pa.array(rows[has]))
+        columns = [*kept.columns, hashes.take(pa.array(np.flatnonzero(has)))]
+        columns.append(pa.array(np.zeros(len(kept), bool)))
+        tables.append(pa.record_batch(columns, schema=CONTENT_SCHEMA))
+    if vectors is None:
+        raise NothingEmbedded(
+            f"none of the {n_problems} items that have a {space.space} could be embedded by "
+            f"{space.model}"
+        )
+    return pa.Table.from_batches(tables), vectors[:n], n_problems
+
+
+def _tell(
+    batch: pa.RecordBatch,
+    space: str,
+    rows: NDArray[np.int64],
+    failed: dict[int, str],
+    problems: pq.ParquetWriter,
+) -> int:
+    """Write down which items have no vector, and why: what could not be read at first, then those
+    of the rows that failed. Returns how many."""
+    unread = batch.filter(batch[f"{space}_problem"].is_valid())
+    failures = batch["item_id"].take(pa.array(rows[list(failed)]))
+    ids = pa.concat_arrays([unread["item_id"], failures])
+    reasons = pa.concat_arrays(
+        [unread[f"{space}_problem"], pa.array(list(failed.values()), pa.string())]
+    )
+    columns = [ids, pa.repeat(space, len(ids)), reasons]
+    problems.write_batch(pa.record_batch(columns, schema=PROBLEMS_SCHEMA))
+    return len(ids)
+
+
+def _publish(
+    spaces: Spaces,
+    spec: JobSpec,
+    space: SpaceSpec,
+    items: pa.Table,
+    vectors: NDArray[np.float32],
+    n_problems: int,
+) -> SpaceReport:
+    """Add and activate the space's next version, unless the job has made it."""
+    name = space.space
+    for version in reversed(spaces.versions(name)):
+        manifest = spaces.manifest(name, version)
+        if manifest.job == spec.id:
+            spaces.activate(name, version)
+            carried, left = manifest.cost["carried"], manifest.cost["left"]
+            n_items = manifest.index["n"]
+            return SpaceReport(
+                version=version, items=n_items, carried=carried, left=left, problems=n_problems
+            )
+    parent = spaces.open_active(name) if spaces.active(name) else None
+    live = np.flatnonzero(parent.catalogue[LIVE].to_numpy()) if parent else np.array([], np.int64)
+    carried = left = 0
+    if parent is not None and parent.manifest.fingerprint == space.fingerprint:
+        items, vectors = _with_live(parent, live, items, vectors)
+        carried = len(live)
+    elif len(live):
+        left = len(live)
+        logger.warning(
+            "%d live items are not in the next version of the space %s: another encoder embedded "
+            "them. Put them in again",
+            *(left, name),
+        )
+    writer = partial(
+        seal_content,
+        space=name,
+        encoder=space.model,
+        fingerprint=space.fingerprint,
+        items=items,
+        index=Index.build(vectors),
+        data_fingerprint=spec.data_fingerprint,
+        cost={
+            "contents": space.contents,
+            "known": space.known,
+            "carried": carried,
+            "left": left,
+        },
+        job=spec.id,
+        parent=None if parent is None else parent.version,
+    )
+    version = spaces.add(name, writer)
+    spaces.activate(name, version)
+    logger.info("the job %s became %s %s", spec.id, name, version)
+    return SpaceReport(
+        version=version, items=len(items), carried=carried, left=left, problems=n_problems
+    )
+
+
+def _with_live(
+    parent: ContentBundle,
+    live: NDArray[np.int64],
+    items: pa.Table,
+    vectors: NDArray[np.float32],
+) -> tuple[pa.Table, NDArray[np.float32]]:
+    """The items and vectors with the live ones of the version before: what was put in over the
+    API goes before what the dataset says, as it did while it was in Redis."""
+    if not len(live):
+        return items, vectors
+    theirs = parent.catalogue.select(CONTENT_SCHEMA.names).take(pa.array(live))
+    stays = pc.invert(pc.is_in(items["item_id"], value_set=theirs["item_id"].combine_chunks()))
+    return (
+        pa.concat_tables([items.filter(stays), theirs]),
+        np.concatenate([vectors[stays.to_numpy()], parent.vectors[live]]),
+    )

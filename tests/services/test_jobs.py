@@ -1,0 +1,525 @@
+"""Embedding jobs on a real Redis, with workers in the same process and encoders that cost nothing.
+
+What happens when processes are killed, tests/faults/test_embedding.py tells.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from encoders.encoder import Encoded, Encoder
+from infra.redis import AsyncRedis, connect_async
+from infra.settings import Settings
+from recsys.content_bundle import CONTENT_SCHEMA, LIVE, ContentBundle, seal_content
+from recsys.data.dataset import ITEMS_SCHEMA, NoDataset, write_dataset
+from recsys.registry import Spaces
+from recsys.retrieval.index import Index
+from services.embedding import Embedding
+from services.job_folder import NoJob
+from services.job_ledger import seal_body
+from services.jobs import ENDED, Job, Jobs, JobState, RefusedDataset
+from services.spool import NothingToEmbed
+from services.worker import Worker
+from tests.hashing_encoder import HashingEncoders
+
+TEXT = {"text": "hashing-32"}
+
+
+def films(folder: Path, titles: Sequence[str], images: Sequence[str | None] | None = None) -> Path:
+    """A Dataset of films f0, f1, …; their texts are their titles."""
+    n = len(titles)
+    columns = {
+        "item_id": [f"f{i}" for i in range(n)],
+        "title": list(titles),
+        "text": [None] * n,
+        "image": [None] * n if images is None else list(images),
+        "tags": [None] * n,
+        "attributes": [None] * n,
+        "available": [True] * n,
+    }
+    write_dataset(folder, [], pa.table(columns, schema=ITEMS_SCHEMA), "a test")
+    return folder
+
+
+class Desk:
+    """Jobs in a namespace and a state folder of their own."""
+
+    def __init__(self, redis: AsyncRedis, namespace: str, folder: Path) -> None:
+        self.redis = redis
+        self.namespace = namespace
+        self.folder = folder
+        self.settings = Settings(
+            state_dir=folder / "state",
+            namespace=namespace,
+            visibility_timeout_s=1,
+            max_deliveries=2,
+            max_backlog=4,
+        )
+        self.encoders = HashingEncoders()
+        self.jobs = Jobs(redis, self.settings, self.encoders)
+        self.stream = self.jobs.ledger.stream
+
+    @asynccontextmanager
+    async def worker(self, encoders: HashingEncoders | None = None) -> AsyncIterator[None]:
+        """Runs for the block."""
+        ledger, stop = self.jobs.ledger, asyncio.Event()
+        embedding = Embedding(ledger, self.settings, encoders or self.encoders)
+        worker = Worker([(ledger.queue(), embedding.answer, 1)], ledger, self.settings)
+        running = asyncio.create_task(worker.run(stop))
+        try:
+            yield
+        finally:
+            stop.set()
+            await running
+
+    async def ended(self, job: Job) -> Job:
+        until = time.monotonic() + 30
+        while (job := await self.jobs.get(job.id)).state not in ENDED:
+            assert time.monotonic() < until, job
+            await asyncio.sleep(0.02)
+        return job
+
+    async def done(self, data: Path, models: dict[str, str] = TEXT, chunk: int = 3) -> Job:
+        """A job that is submitted and worked on until it has ended."""
+        async with self.worker():
+            return await self.ended(await self.jobs.submit(data, models, chunk=chunk))
+
+    async def emptied(self) -> None:
+        """Wait until nothing waits in the stream."""
+        while await self.redis.xlen(self.stream):
+            await asyncio.sleep(0.02)
+
+    def bundle(self, space: str = "text") -> ContentBundle:
+        return Spaces(self.settings.spaces_dir).open(space)
+
+    def vectors(self, space: str = "text") -> NDArray[np.float32]:
+        """Float32[N, D], in service; a copy."""
+        bundle = self.bundle(space)
+        return bundle.vectors.copy()
+
+    def ids(self, space: str = "text") -> list[str]:
+        ids: list[str] = self.bundle(space).items.to_arrow().to_pylist()
+        return ids
+
+
+Story = Callable[[Desk], Awaitable[None]]
+Play = Callable[[Story], None]
+
+
+@pytest.fixture
+def play(redis_url: str, namespace: str, tmp_path: Path) -> Play:
+    """Runs a story at a desk."""
+
+    def play(story: Story) -> None:
+        async def run() -> None:
+            redis = connect_async(redis_url)
+            try:
+                await asyncio.wait_for(story(Desk(redis, namespace, tmp_path)), 120)
+            finally:
+                await redis.aclose()
+
+        asyncio.run(run())
+
+    return play
+
+
+def titles(n: int) -> list[str]:
+    """Distinct, and of many lengths, so that chunks are in another order than the catalogue."""
+    return [f"film {'x' * (i * 7 % 11)} {i}" for i in range(n)]
+
+
+def test_every_item_has_the_vector_of_its_text_in_the_order_of_the_catalogue(play: Play) -> None:
+    async def story(desk: Desk) -> None:
+        job = await desk.done(films(desk.folder / "films", titles(20)))
+        assert (job.state, job.embedded, job.failures) == (JobState.DONE, 20, {})
+        bundle = desk.bundle()
+        assert desk.ids() == [f"f{i}" for i in range(20)]
+        expected = desk.encoders.text("hashing-32").encode(titles(20)).vectors
+        np.testing.assert_array_equal(bundle.vectors, expected)
+        assert (bundle.manifest.job, bundle.manifest.fingerprint) == (job.id, "hashing-32")
+        assert job.spaces[0].version == bundle.version
+
+    play(story)
+
+
+def test_what_is_alike_is_embedded_once(play: Play) -> None:
+    async def story(desk: Desk) -> None:
+        data = films(desk.folder / "films", ["one", "two", "one", "two", "one"])
+        await desk.done(data)
+        assert sorted(desk.encoders.text("hashing-32").seen) == ["one", "two"]
+        vectors = desk.vectors()
+        assert (vectors[[0, 1, 0, 1, 0]] == vectors).all()
+
+    play(story)
+
+
+def test_what_was_embedded_before_is_not_embedded_again(play: Play) -> None:
+    async def story(desk: Desk) -> None:
+        await desk.done(films(desk.folder / "one", ["a", "b", "c", "d"]))
+        desk.encoders.text("hashing-32").seen.clear()
+        job = await desk.done(films(desk.folder / "two", ["new", "d", "b", "a"]))
+        assert desk.encoders.text("hashing-32").seen == ["new"]
+        assert (job.contents, job.spaces[0].known) == (1, 3)
+        expected = desk.encoders.text("hashing-32").encode(["new", "d", "b", "a"]).vectors
+        np.testing.assert_array_equal(desk.vectors(), expected)
+
+    play(story)
+
+
+def test_another_encoder_embeds_everything_and_its_vectors_do_not_mix(play: Play) -> None:
+    async def story(desk: Desk) -> None:
+        data = films(desk.folder / "films", titles(5))
+        await desk.done(data)
+        job = await desk.done(data, {"text": "hashing-16"})
+        assert job.spaces[0].known == 0
+        assert desk.vectors().shape == (5, 16)
+
+    play(story)
+
+
+def test_an_item_without_a_vector_is_told_with_its_reason_and_the_others_are_sealed(
+    play: Play,
+) -> None:
+    async def story(desk: Desk) -> None:
+        job = await desk.done(films(desk.folder / "films", ["a", "", "it will explode", "b"]))
+        assert (job.state, job.problems, job.spaces[0].problems) == (JobState.DONE, 2, 2)
+        assert desk.ids() == ["f0", "f3"]
+        reasons = {row["item_id"]: row["reason"] for row in desk.jobs.problems(job.id)}
+        assert reasons.keys() == {"f1", "f2"}
+        assert reasons["f1"] == "The text is empty."
+        assert "this text explodes" in reasons["f2"]
+
+    play(story)
+
+
+def test_pictures_are_read_from_the_folder_of_the_dataset_and_from_nowhere_else(play: Play) -> None:
+    async def story(desk: Desk) -> None:
+        images = ["red.png", "no.png", None, "file:///etc/passwd", "http://169.254.169.254/", "x"]
+        data = films(desk.folder / "films", titles(6), images)
+        Image.new("RGB", (8, 8), "red").save(data / "red.png")
+        (data / "x").write_bytes(b"no picture")
+        job = await desk.done(data, {"image": "colour"})
+        (space,) = job.spaces
+        assert (space.absent, space.unreadable, space.contents) == (1, 3, 2)
+        assert desk.ids("image") == ["f0"]
+        reasons = {row["item_id"]: row["reason"] for row in desk.jobs.problems(job.id)}
+        assert reasons.keys() == {"f1", "f3", "f4", "f5"}
+        assert "no.png" in reasons["f1"]
+        assert reasons["f5"] == "The file is no picture."
+
+    play(story)
+
+
+def test_a_picture_that_is_another_by_now_has_no_vector(play: Play) -> None:
+    async def story(desk: Desk) -> None:
+        data = films(desk.folder / "films", titles(2), ["red.png", "blue.png"])
+        for colour in ("red", "blue"):
+            Image.new("RGB", (8, 8), colour).save(data / f"{colour}.png")
+        job = await desk.jobs.submit(data, {"image": "colour"})
+        Image.new("RGB", (8, 8), "green").save(data / "red.png")
+        async with desk.worker():
+            job = await desk.ended(job)
+        assert desk.ids("image") == ["f1"]
+        ((reason),) = (row["reason"] for row in desk.jobs.problems(job.id))
+        assert "was changed after the job was submitted" in reason
+
+    play(story)
+
+
+def test_texts_and_pictures_of_one_job_become_two_spaces(play: Play) -> None:
+    async def story(desk: Desk) -> None:
+        data = films(desk.folder / "films", titles(3), ["red.png"] * 3)
+        Image.new("RGB", (8, 8), "red").save(data / "red.png")
+        job = await desk.done(data, TEXT | {"image": "colour"})
+        assert [each.vectors for each in job.spaces] == [3, 3]
+        assert desk.vectors("image").shape == (3, 3)
+
+    play(story)
+
+
+def test_more_chunks_than_the_backlog_has_room_for_are_given_out_as_it_drains(play: Play) -> None:
+    async def story(desk: Desk) -> None:
+        data = films(desk.folder / "films", titles(20))
+        longest = 0
+        submitting = asyncio.create_task(desk.jobs.submit(data, TEXT, chunk=1))
+        while await desk.redis.xlen(desk.stream) < desk.settings.max_backlog:
+            await asyncio.sleep(0.01)
+        assert (await desk.jobs.newest())[0].state == JobState.SUBMITTING
+        async with desk.worker():
+            while not submitting.done():
+                longest = max(longest, await desk.redis.xlen(desk.stream))
+                await asyncio.sleep(0.01)
+            job = await desk.ended(submitting.result())
+        assert job.embedded == 20
+        assert 0 < longest <= desk.settings.max_backlog
+
+    play(story)
+
+
+def test_the_same_request_goes_on_with_the_job_that_is_not_done(play: Play) -> None:
+    async def story(desk: Desk) -> None:
+        data = films(desk.folder / "films", titles(6))
+        first = await desk.jobs.submit(data, TEXT, chunk=3)
+        again = await desk.jobs.submit(data, TEXT, chunk=3)
+        assert again.id == first.id
+        assert await desk.redis.xlen(desk.stream) == 2, "nothing is published twice"
+        async with desk.worker():
+            await desk.ended(first)
+        assert (await desk.jobs.submit(data, TEXT, chunk=3)).id != first.id
+
+    play(story)
+
+
+def test_a_cancelled_job_is_passed_over_by_the_workers_and_keeps_the_lag_readable(
+    play: Play,
+) -> None:
+    async def story(desk: Desk) -> None:
+        job = await desk.jobs.submit(films(desk.folder / "films", titles(9)), TEXT, chunk=3)
+        await desk.jobs.ledger.queue().backlog()
+        assert (await desk.jobs.cancel(job.id)).state == JobState.CANCELLED
+        assert await desk.redis.xlen(desk.stream) == 3
+        async with desk.worker():
+            await desk.emptied()
+        assert desk.encoders.text("hashing-32").seen == []
+        (group,) = await desk.redis.xinfo_groups(desk.stream)
+        assert (group["lag"], group["pending"]) == (0, 0)
+        assert (await desk.jobs.get(job.id)).state == JobState.CANCELLED
+
+    play(story)
+
+
+def test_a_cancelled_job_that_is_resumed_does_what_was_left_and_only_that(play: Play) -> None:
+    async def story(desk: Desk) -> None:
+        job = await desk.jobs.submit(films(desk.folder / "films", titles(9)), TEXT, chunk=3)
+        seen = desk.encoders.text("hashing-32").seen
+        async with desk.worker():
+            while not seen:
+                await asyncio.sleep(0.001)
+            await desk.jobs.cancel(job.id)
+            await desk.emptied()
+            assert len(seen) < 9
+            await desk.jobs.resume(job.id)
+            job = await desk.ended(job)
+        assert job.state == JobState.DONE
+        assert sorted(seen) == sorted(titles(9))
+
+    play(story)
+
+
+class OtherEncoders(HashingEncoders):
+    """Of a worker whose files are not the submitter's."""
+
+    def open(self, space: str, model: str) -> Encoder[Any]:
+        return super().open(space, "hashing-16")
+
+
+def test_a_chunk_that_no_worker_can_do_fails_the_job_with_the_reason_and_the_item_ids(
+    play: Play,
+) -> None:
+    async def story(desk: Desk) -> None:
+        job = await desk.jobs.submit(films(desk.folder / "films", titles(2)), TEXT, chunk=3)
+        async with desk.worker(OtherEncoders()):
+            job = await desk.ended(job)
+        assert job.state == JobState.FAILED
+        assert "the one of that name here has hashing-16" in job.failures["0"]
+        (letter,) = await desk.jobs.ledger.queue().dead.newest()
+        assert letter.reason == job.failures["0"]
+        assert sorted(orjson.loads(letter.fields["body"])["items"]) == ["f0", "f1"]
+
+        await desk.jobs.resume(job.id)
+        assert await desk.jobs.ledger.queue().dead.newest() == []
+        async with desk.worker():
+            job = await desk.ended(job)
+        assert (job.state, job.failures) == (JobState.DONE, {})
+        assert desk.ids() == ["f0", "f1"]
+
+    play(story)
+
+
+class BreakingEncoders(HashingEncoders):
+    """Whose encoder breaks down for good after a few texts."""
+
+    def open(self, space: str, model: str) -> Encoder[Any]:
+        encoder = super().open(space, model)
+        whole = encoder.encode
+
+        def encode(contents: Sequence[str]) -> Encoded:
+            if len(contents) > 1 or len(self.text(model).seen) >= 2:
+                raise RuntimeError("the device is gone")
+            return whole(contents)
+
+        encoder.encode = encode  # type: ignore[method-assign]
+        return encoder
+
+
+def test_an_encoder_that_breaks_down_is_not_taken_for_bad_contents(play: Play) -> None:
+    async def story(desk: Desk) -> None:
+        job = await desk.jobs.submit(films(desk.folder / "films", titles(4)), TEXT, chunk=4)
+        async with desk.worker(BreakingEncoders()):
+            job = await desk.ended(job)
+        assert job.state == JobState.FAILED
+        assert job.failures == {"0": "RuntimeError: the device is gone"}
+        assert not list(desk.settings.embeddings_dir.rglob("*.arrow"))
+
+    play(story)
+
+
+def test_dead_letters_that_are_put_back_end_the_job_too(play: Play) -> None:
+    async def story(desk: Desk) -> None:
+        job = await desk.jobs.submit(films(desk.folder / "films", titles(2)), TEXT, chunk=3)
+        async with desk.worker(OtherEncoders()):
+            job = await desk.ended(job)
+        dead = desk.jobs.ledger.queue().dead
+        assert await dead.retry([letter.id for letter in await dead.newest()]) == 1
+        async with desk.worker():
+            while (await desk.jobs.get(job.id)).state != JobState.DONE:
+                await asyncio.sleep(0.02)
+
+    play(story)
+
+
+def test_a_job_that_redis_has_lost_is_resumed_from_its_folder(play: Play) -> None:
+    async def story(desk: Desk) -> None:
+        job = await desk.jobs.submit(films(desk.folder / "films", titles(9)), TEXT, chunk=3)
+        seen = desk.encoders.text("hashing-32").seen
+        async with desk.worker():
+            while not seen:
+                await asyncio.sleep(0.001)
+        keys = [key async for key in desk.redis.scan_iter(f"{desk.namespace}:*")]
+        await desk.redis.delete(*keys)
+        assert (await desk.jobs.get(job.id)).state == JobState.SUBMITTING
+        await desk.jobs.resume(job.id)
+        async with desk.worker():
+            await desk.ended(job)
+        assert sorted(seen) == sorted(titles(9)), "what was written is not embedded again"
+        assert len(desk.ids()) == 9
+
+    play(story)
+
+
+def test_a_job_that_is_sealed_twice_makes_one_version(play: Play) -> None:
+    async def story(desk: Desk) -> None:
+        data = films(desk.folder / "films", titles(4))
+        job = await desk.jobs.submit(data, TEXT)
+        async with desk.worker():
+            await desk.ended(job)
+            await desk.redis.xadd(desk.stream, {"body": seal_body(job.id)})
+            await desk.emptied()
+        assert Spaces(desk.settings.spaces_dir).versions("text") == ["v0001"]
+
+    play(story)
+
+
+def test_a_job_with_nothing_new_is_sealed_at_once(play: Play) -> None:
+    async def story(desk: Desk) -> None:
+        data = films(desk.folder / "films", titles(4))
+        await desk.done(data)
+        job = await desk.done(data)
+        assert (job.contents, job.spaces[0].version) == (0, "v0002")
+
+    play(story)
+
+
+def test_live_items_of_the_version_before_are_carried_on(play: Play) -> None:
+    async def story(desk: Desk) -> None:
+        await desk.done(films(desk.folder / "one", ["a", "b"]))
+        before, spaces = desk.bundle(), Spaces(desk.settings.spaces_dir)
+        live = before.catalogue.slice(1, 1).to_pylist()[0]
+        rows = [live | {"item_id": "f1", LIVE: True}, live | {"item_id": "new", LIVE: True}]
+        put = pa.Table.from_pylist(rows, schema=CONTENT_SCHEMA)
+        version = spaces.add(
+            "text",
+            lambda folder: seal_content(
+                folder,
+                space="text",
+                encoder="hashing-32",
+                fingerprint="hashing-32",
+                items=pa.concat_tables([before.catalogue.slice(0, 1), put]),
+                index=Index.build(before.vectors[[0, 1, 1]]),
+                data_fingerprint="",
+                cost={},
+            ),
+        )
+        spaces.activate("text", version)
+        data = films(desk.folder / "two", ["c", "other", "d"])
+        await desk.done(data)
+        bundle = desk.bundle()
+        assert desk.ids() == ["f0", "f2", "f1", "new"]
+        np.testing.assert_array_equal(bundle.vectors[2:], before.vectors[[1, 1]])
+        assert bundle.catalogue[LIVE].to_pylist() == [False, False, True, True]
+
+        job = await desk.done(data, {"text": "hashing-16"})
+        assert desk.ids() == ["f0", "f1", "f2"], "vectors of two encoders never mix"
+        assert job.spaces[0].left == 2
+
+    play(story)
+
+
+def test_every_key_of_a_job_expires(play: Play) -> None:
+    async def story(desk: Desk) -> None:
+        job = await desk.jobs.submit(films(desk.folder / "films", titles(9)), TEXT, chunk=3)
+        async with desk.worker():
+            await desk.ended(job)
+            keys = [key async for key in desk.redis.scan_iter(f"{desk.namespace}:*")]
+            kept = [key for key in keys if await desk.redis.ttl(key) < 0]
+        assert f"{desk.namespace}:workers".encode() in keys
+        assert f"{desk.namespace}:job:{job.id}:done".encode() in keys
+        assert kept == [desk.stream.encode()]
+
+    play(story)
+
+
+def test_a_worker_is_heard_of_while_it_works(play: Play) -> None:
+    async def story(desk: Desk) -> None:
+        assert await desk.jobs.ledger.workers() == 0
+        async with desk.worker():
+            while not await desk.jobs.ledger.workers():
+                await asyncio.sleep(0.01)
+        assert await desk.jobs.ledger.workers() == 0
+
+    play(story)
+
+
+def test_an_ended_job_leaves_its_report_and_nothing_of_its_size(play: Play) -> None:
+    async def story(desk: Desk) -> None:
+        job = await desk.done(films(desk.folder / "films", titles(9)))
+        await desk.emptied()
+        left = {path.name for path in (desk.settings.jobs_dir / job.id).iterdir()}
+        assert left == {".sealing", "job.json", "problems.parquet", "report.json"}
+        keys = [key async for key in desk.redis.scan_iter(f"{desk.namespace}:job:*")]
+        await desk.redis.delete(*keys)
+        assert (await desk.jobs.get(job.id)).state == JobState.DONE
+
+    play(story)
+
+
+def test_what_cannot_be_a_job_is_refused_with_a_reason(play: Play) -> None:
+    async def story(desk: Desk) -> None:
+        data = films(desk.folder / "films", titles(2))
+        with pytest.raises(NoDataset, match="is no Dataset"):
+            await desk.jobs.submit(desk.folder, TEXT)
+        with pytest.raises(NothingToEmbed, match="2 have none"):
+            await desk.jobs.submit(data, {"image": "colour"})
+        elsewhere = Jobs(
+            desk.redis, desk.settings, desk.encoders, datasets=[desk.folder / "allowed"]
+        )
+        with pytest.raises(RefusedDataset, match="not under a folder"):
+            await elsewhere.submit(data, TEXT)
+        for name in ("20260101-000000-abcdef", "../../etc"):
+            with pytest.raises(NoJob, match="recsys jobs list"):
+                await desk.jobs.get(name)
+        assert list(desk.settings.jobs_dir.iterdir()) == [], "no half-made job is left"
+
+    play(story)
