@@ -13,6 +13,7 @@ import numpy as np
 import typer
 from rich.markup import escape
 
+from services.cli import demo_catalogue
 from services.cli.console import bar, err, out
 from services.cli.histories import load_histories
 from services.cli.recommend import print_reply
@@ -68,6 +69,9 @@ def command(
         registry = Registry(settings.models_dir)
         reports = _train(registry, settings, dataset, workers)
         _print_reports(reports)
+        searchable = demo_catalogue.embed(settings, redis_url, dataset)
+        if searchable:
+            demo_catalogue.bridge(settings, dataset, KINDS[1:])
         load_histories(dataset, redis_url, settings)
         with err.status("Starting Ray Serve"):
             server = stack.enter_context(serving(settings, redis_url, last=True))
@@ -76,11 +80,18 @@ def command(
                 f"[yellow]note:[/] answering through Ray Serve's own proxy: {escape(server.note)}"
             )
         user = _show_answers(settings, dataset, server.url)
+        if searchable:
+            demo_catalogue.show_search(server.url, dataset, made_up=data is None)
         out.print(f"From nothing to answers in {time.monotonic() - started:.0f} s.\n")
         body = f'{{"user_id": "{user}", "k": 5}}'
         lines = (
             "Ask it yourself:",
             f"  curl -s {server.url}/v1/recommend -d '{body}'",
+            *(
+                [f"""  curl -s {server.url}/v1/search -d '{{"text": "space"}}'"""]
+                if searchable
+                else []
+            ),
             f"API documentation: {server.url}/docs",
             queue_line(settings),
             f"Start it again: RECSYS_STATE_DIR={settings.state_dir} recsys serve",
