@@ -18,8 +18,11 @@ BENCHMARKS = {
     "scaling": "the same training on 1, 2, 4 .. workers of one core each",
     "als": "seconds of iALS to the loss at which implicit ends",
     "quality": "popularity and iALS beside implicit, each at its best, on one split",
+    "cold-start": "new items by their content alone: the bridge, beside text-nearest and others",
     "ratings": "rating prediction beside Surprise on the same folds",
+    "search": "films asked for in other words: text, re-ranked text and fusion",
     "serving": "answers a second over HTTP and the queue, and how long each takes",
+    "embed": "texts a second through the queue, beside SentenceTransformer alone",
     "events": "how fast events are imported, and in how much memory",
 }
 
