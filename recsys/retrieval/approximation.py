@@ -68,7 +68,7 @@ class Setting:
 
 
 class Approximation(ABC):
-    """Codes to search by, beside the vectors to score again by. Searching changes nothing."""
+    """Codes to search by, beside the vectors to score again by. Threads may share it."""
 
     kind: ClassVar[str]
     effort: ClassVar[str]
@@ -85,6 +85,7 @@ class Approximation(ABC):
         self.refined = refined
         self.flat = faiss.downcast_index(refined.refine_index)
         self._codes = faiss.downcast_index(refined.base_index)
+        self._params: dict[Setting, Any] = {}
 
     @classmethod
     def over(cls, index: Any) -> Approximation | None:
@@ -102,9 +103,11 @@ class Approximation(ABC):
 
     def find(self, queries: NDArray[np.float32], k: int, setting: Setting) -> Found:
         """The likely best; NO_ROW where fewer than k are met. For k of at most N."""
-        params = faiss.IndexRefineSearchParameters(
-            k_factor=setting.factor, base_index_params=self._parameters(setting.effort)
-        )
+        params = self._params.get(setting)
+        if params is None:  # making it takes as long as a search
+            params = self._params[setting] = faiss.IndexRefineSearchParameters(
+                k_factor=setting.factor, base_index_params=self._parameters(setting.effort)
+            )
         found: Found = self.refined.search(queries, k, params=params)
         return found
 

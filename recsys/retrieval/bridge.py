@@ -119,7 +119,7 @@ def fit(
     metric, mean = q.T @ q / len(q), q.mean(axis=0)
     regression = _Regression(content[warm], vectors[warm], counts[warm].astype(np.float64))
     errors = regression.errors(LAMBDAS, metric)
-    ridge = LAMBDAS[int(np.argfloat(errors.min()))]
+    ridge = LAMBDAS[int(np.argmin(errors))]
     weights, intercept = regression.solution(ridge)
     left_out = content @ weights.astype(np.float32) + intercept.astype(np.float32)
     left_out[warm] = regression.left_out(ridge)

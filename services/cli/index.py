@@ -14,7 +14,12 @@ from services.cli.models import ModelName, Reference, open_registry
 
 NAME = "index"
 
-MEASURED = {"settings": "setting", "recall": "recall", "rate": "queries/s", "work": "rows' work"}
+MEASURED = {
+    "settings": "setting",
+    "recall": "recall",
+    "rate": "queries/s",
+    "work": "exact rows in that time",
+}
 """What a description has by number of results, and how it is headed."""
 
 app = typer.Typer(

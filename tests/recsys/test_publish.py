@@ -86,6 +86,16 @@ def test_an_index_made_anew_is_another_version_of_the_same_model(
     np.testing.assert_array_equal(after.model.item_vectors, before.model.item_vectors)
 
 
+def test_indexing_anew_takes_the_kind_that_is_asked_for(
+    ring: Path, fitted: FitResult, tmp_path: Path
+) -> None:
+    dataset, registry = Dataset.load(ring), Registry(tmp_path)
+    split = split_dataset(dataset, "leave_one_out")
+    registry.activate("ials", publish(registry, "ials", dataset, split, fitted).version)
+    _, index = reindex(registry, "ials", recall=0.9, exact_below=10, kind="exact")
+    assert index.description == {"type": "exact", "n": len(index), "d": index.dimension}
+
+
 def test_an_index_of_items_that_nobody_touched_is_exact_and_says_why() -> None:
     index = Index.build(np.zeros((200, 4), np.float32), exact_below=100)
     assert index.description["type"] == "exact"

@@ -20,7 +20,7 @@ N_ITEMS, DIM, N_CLUSTERS = 40_000, 32, 200
 KINDS = ("hnsw", "ivf_sq8", "ivf_pq")
 
 PROMISED = 0.95
-LUCK = 0.01
+LUCK = 0.015
 """About three standard deviations of a recall over as many queries as are asked here."""
 
 finite = st.floats(-100, 100, width=32)
@@ -55,7 +55,7 @@ def near(centres: Vectors) -> Vectors:
 
 @pytest.fixture(scope="module")
 def queries(near: Vectors) -> Vectors:
-    return near[1000:]
+    return near[1000:1500]
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -71,9 +71,10 @@ def recall(index: Index, queries: Vectors, k: int, allow: NDArray[np.bool_] | No
     scores = queries @ index.vectors.T
     if allow is not None:
         scores[:, ~allow] = -np.inf
-    true = np.argpartition(-scores, k, axis=1)[:, :k]
+    least = -np.partition(-scores, k - 1, axis=1)[:, k - 1, None]
     rows = index.search(queries, k, allow)[1]
-    return float(np.mean([np.isin(t, r).mean() for t, r in zip(true, rows, strict=True)]))
+    found = np.where(rows == NO_ROW, -np.inf, np.take_along_axis(scores, rows, axis=1))
+    return float(np.mean(found >= least - 1e-5 * np.abs(least)))
 
 
 @st.composite
@@ -266,6 +267,19 @@ def test_save_then_load_is_the_identity(
     assert_saved_is_loaded(Index.build(clustered[:5000]), queries, tmp_path / "exact.faiss")
 
 
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="it is read there")
+def test_a_loaded_index_is_mapped_into_memory(approximate: Index, tmp_path: Path) -> None:
+    path = tmp_path / "space.faiss"
+    approximate.save(path)
+    again = Index.load(path, approximate.description)
+    mapped = [
+        line for line in Path("/proc/self/maps").read_text().splitlines() if str(path) in line
+    ]
+    address = again.vectors.ctypes.data
+    spans = [[int(end, 16) for end in line.split()[0].split("-")] for line in mapped]
+    assert any(start <= address < stop for start, stop in spans)
+
+
 def test_an_index_that_is_not_the_one_described_is_refused(
     approximate: Index, clustered: Vectors, tmp_path: Path
 ) -> None:
@@ -321,4 +335,5 @@ def test_progress_is_told_of_each_candidate_until_all_is_indexed(clustered: Vect
         recall=0.5,
         progress=lambda done, whole: told.append((done, whole)),
     )
-    assert told == [(10_000, 25_000), (20_000, 25_000), (25_000, 25_000)]
+    of_one = [(10_000, 25_000), (20_000, 25_000), (25_000, 25_000)]
+    assert told == 2 * of_one  # of 128 and of 512 lists
