@@ -248,7 +248,10 @@ class JobFolder:
         except FileNotFoundError:
             return None
         except (OSError, ValidationError) as error:
-            raise NoJob(f"{path} cannot be read: {error}") from None
+            raise NoJob(
+                f"{path} cannot be read: {error}. What its job embedded is kept without it: remove "
+                "the folder, and embed again"
+            ) from None
 
 
 def row_batches(path: Path, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:

@@ -8,14 +8,11 @@ job of it is not done goes on with that job.
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Sequence
-from datetime import datetime
-from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
-
-from pydantic import BaseModel, ConfigDict
 
 from encoders.encoder import Encoder
 from infra.dead_letters import DeadLetters
@@ -24,9 +21,14 @@ from infra.redis import AsyncRedis
 from infra.settings import Settings
 from recsys.data.dataset import read_info
 from recsys.embedding_store import EmbeddingStore
-from services.job_folder import JobFolder, JobSpec, Report, SpaceReport, SpaceSpec
-from services.job_ledger import SEAL, SLICE, Ledger, Standing, Task, chunk_body, seal_body
+from services.job_folder import JobFolder, JobSpec, NoJob
+from services.job_ledger import SEAL, SLICE, Ledger, Task, chunk_body, seal_body
+from services.job_status import ENDED, Job, JobState, job_of, state_of
 from services.spool import CHUNK, Progress, Request, spool
+
+__all__ = ["ENDED", "Encoders", "Job", "JobState", "Jobs", "RefusedDataset"]
+
+logger = logging.getLogger(__name__)
 
 PAUSE_S = 0.5
 """Before it is tried again to publish, where there was no room."""
@@ -36,87 +38,6 @@ LISTED = 100
 
 LETTERS = 1000
 """Dead letters that are looked through for those of a job that is resumed."""
-
-
-class JobState(StrEnum):
-    SUBMITTING = "submitting"
-    """Not all chunks are given to the workers; if the submitter is gone, to be resumed."""
-
-    QUEUED = "queued"
-    RUNNING = "running"
-    SEALING = "sealing"
-    DONE = "done"
-    FAILED = "failed"
-    """Some chunk was given up; to be resumed once the reason is gone."""
-
-    CANCELLED = "cancelled"
-
-
-ENDED = (JobState.DONE, JobState.FAILED, JobState.CANCELLED)
-"""States in which nothing happens by itself."""
-
-
-class JobSpace(BaseModel):
-    """A job in one space."""
-
-    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
-
-    space: str
-    model: str
-    fingerprint: str
-    contents: int
-    """Different ones that are to be embedded."""
-
-    known: int
-    """Items whose content was embedded before."""
-
-    absent: int
-    """Items that have no such content."""
-
-    unreadable: int
-    """Items whose content could not be read."""
-
-    version: str | None
-    """The content bundle that it became, once the job is done."""
-
-    vectors: int | None
-    """Items of that bundle."""
-
-    problems: int | None
-    """Items that have a content and no vector, once the job is done."""
-
-    left: int | None
-    """Live items of the version before that are not in that bundle, since another encoder embedded
-    them: to be put in again."""
-
-
-class Job(BaseModel):
-    """A job as it stands."""
-
-    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
-
-    id: str
-    state: JobState
-    created: datetime
-    dataset: str
-    items: int
-    spaces: list[JobSpace]
-    contents: int
-    """To be embedded."""
-
-    embedded: int
-    """Of these, how many are done."""
-
-    problems: int
-    """Of these, how many have no vector, such as a file that is no picture; as far as Redis
-    remembers."""
-
-    rate: float | None
-    """Contents a second since the first chunk was begun."""
-
-    seconds_left: float | None
-    failures: dict[str, str]
-    """Why a chunk was given up, by its number; or the sealing."""
 
 
 class Encoders(Protocol):
@@ -227,12 +148,18 @@ class Jobs:
     async def get(self, job: str) -> Job:
         """The job as it stands. Raises NoJob, RedisUnavailable."""
         folder = self._folder(job)
-        return _job(folder.spec(), folder.report(), await self.ledger.standing(job))
+        return job_of(folder.spec(), folder.report(), await self.ledger.standing(job))
 
     async def newest(self) -> list[Job]:
-        """The newest jobs, newest first. Raises NoJob for one that cannot be read, and
-        RedisUnavailable."""
-        return [await self.get(folder.id) for folder in self._folders()]
+        """The newest jobs, newest first; one that cannot be read is left out, and warned of.
+        Raises RedisUnavailable."""
+        jobs = []
+        for folder in self._folders():
+            try:
+                jobs.append(await self.get(folder.id))
+            except NoJob as error:
+                logger.warning("%s", error)
+        return jobs
 
     def problems(self, job: str) -> list[dict[str, str]]:
         """`item_id`, `space` and `reason` of the items that have a content and no vector; none
@@ -264,10 +191,14 @@ class Jobs:
         """The job that is to do just this and is neither done nor cancelled."""
         fingerprint = read_info(dataset).fingerprint
         for folder in self._folders():
-            spec = folder.spec()
+            try:
+                spec, report = folder.spec(), folder.report()
+            except NoJob as error:
+                logger.warning("%s", error)
+                continue
             asked = [Request(s.space, s.model, s.fingerprint, s.chunk) for s in spec.spaces]
             if (spec.dataset, spec.data_fingerprint, asked) == (dataset, fingerprint, requests):
-                state = _state(spec, folder.report(), await self.ledger.standing(folder.id))
+                state = state_of(spec, report, await self.ledger.standing(folder.id))
                 if state not in (JobState.DONE, JobState.CANCELLED):
                     return folder
         return None
@@ -291,54 +222,3 @@ def _body(folder: JobFolder, spec: JobSpec, chunk: str) -> bytes:
         return seal_body(spec.id)
     item_ids = folder.todo(int(chunk))["item_id"].to_pylist()
     return chunk_body(spec.id, int(chunk), spec.space_of(int(chunk)).space, item_ids)
-
-
-def _job(spec: JobSpec, report: Report | None, standing: Standing | None) -> Job:
-    state = _state(spec, report, standing)
-    spaces = {} if report is None else report.spaces
-    embedded = 0 if standing is None else standing.contents
-    rate = left = None
-    if standing is not None and standing.seconds > 0:
-        rate = standing.contents / standing.seconds
-        left = (spec.contents - standing.contents) / rate if state == JobState.RUNNING else None
-    return Job(
-        id=spec.id,
-        state=state,
-        created=spec.created,
-        dataset=str(spec.dataset),
-        items=spec.items,
-        spaces=[_space(each, spaces.get(each.space)) for each in spec.spaces],
-        contents=spec.contents,
-        embedded=spec.contents if report is not None else embedded,
-        problems=0 if standing is None else standing.problems,
-        rate=rate,
-        seconds_left=left,
-        failures={} if standing is None or state == JobState.CANCELLED else standing.missed,
-    )
-
-
-def _space(spec: SpaceSpec, report: SpaceReport | None) -> JobSpace:
-    return JobSpace(
-        **spec.model_dump(exclude={"chunk", "first", "chunks"}),
-        version=None if report is None else report.version,
-        vectors=None if report is None else report.items,
-        problems=None if report is None else report.problems,
-        left=None if report is None else report.left,
-    )
-
-
-def _state(spec: JobSpec, report: Report | None, standing: Standing | None) -> JobState:
-    if report is not None:
-        return JobState.DONE
-    if standing is None:
-        return JobState.SUBMITTING
-    if standing.cancelled:
-        return JobState.CANCELLED
-    if standing.published < spec.chunks:
-        return JobState.SUBMITTING
-    failed = len(standing.missed.keys() - {SEAL})
-    if SEAL in standing.missed or (failed and standing.done + failed >= spec.chunks):
-        return JobState.FAILED
-    if standing.done == spec.chunks:
-        return JobState.SEALING
-    return JobState.RUNNING if standing.done else JobState.QUEUED

@@ -170,7 +170,8 @@ def _tell(job: Job) -> None:
     if job.state == "done":
         out.print(f"[dim]{job.contents:,} contents were embedded anew{rate}; job {job.id}[/]")
     else:
-        out.print(f"The job {job.id} is {job.state}: [bold]recsys jobs show {job.id}[/]")
+        out.print(f"The job {job.id} is {job.state}, and left to the workers: ", end="")
+        out.print(f"[bold]recsys jobs show {job.id}[/] says how far it is")
 
 
 def check(job: Job) -> None:

@@ -505,6 +505,22 @@ def test_an_ended_job_leaves_its_report_and_nothing_of_its_size(play: Play) -> N
     play(story)
 
 
+def test_a_job_whose_files_are_broken_stands_in_nobodys_way(
+    play: Play, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def story(desk: Desk) -> None:
+        data = films(desk.folder / "films", titles(2))
+        broken = await desk.jobs.submit(data, TEXT)
+        (desk.settings.jobs_dir / broken.id / "job.json").write_text("{")
+        job = await desk.jobs.submit(data, TEXT)
+        assert [each.id for each in await desk.jobs.newest()] == [job.id]
+        assert "job.json cannot be read" in caplog.text
+        with pytest.raises(NoJob, match="embed again"):
+            await desk.jobs.get(broken.id)
+
+    play(story)
+
+
 def test_what_cannot_be_a_job_is_refused_with_a_reason(play: Play) -> None:
     async def story(desk: Desk) -> None:
         data = films(desk.folder / "films", titles(2))

@@ -1,0 +1,145 @@
+"""How an embedding job stands, as people and programs are told."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+
+from pydantic import BaseModel, ConfigDict
+
+from services.job_folder import JobSpec, Report, SpaceReport, SpaceSpec
+from services.job_ledger import SEAL, Standing
+
+
+class JobState(StrEnum):
+    SUBMITTING = "submitting"
+    """Not all chunks are given to the workers; if the submitter is gone, to be resumed."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SEALING = "sealing"
+    DONE = "done"
+    FAILED = "failed"
+    """Some chunk was given up; to be resumed once the reason is gone."""
+
+    CANCELLED = "cancelled"
+
+
+ENDED = (JobState.DONE, JobState.FAILED, JobState.CANCELLED)
+"""States in which nothing happens by itself."""
+
+
+class JobSpace(BaseModel):
+    """A job in one space."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+    space: str
+    model: str
+    fingerprint: str
+    contents: int
+    """Different ones that are to be embedded."""
+
+    known: int
+    """Items whose content was embedded before."""
+
+    absent: int
+    """Items that have no such content."""
+
+    unreadable: int
+    """Items whose content could not be read."""
+
+    version: str | None
+    """The content bundle that it became, once the job is done."""
+
+    vectors: int | None
+    """Items of that bundle."""
+
+    problems: int | None
+    """Items that have a content and no vector, once the job is done."""
+
+    left: int | None
+    """Live items of the version before that are not in that bundle, since another encoder embedded
+    them: to be put in again."""
+
+
+class Job(BaseModel):
+    """A job as it stands."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+    id: str
+    state: JobState
+    created: datetime
+    dataset: str
+    items: int
+    spaces: list[JobSpace]
+    contents: int
+    """To be embedded."""
+
+    embedded: int
+    """Of these, how many are done."""
+
+    problems: int
+    """Of these, how many have no vector, such as a file that is no picture; as far as Redis
+    remembers."""
+
+    rate: float | None
+    """Contents a second since the first chunk was begun."""
+
+    seconds_left: float | None
+    failures: dict[str, str]
+    """Why a chunk was given up, by its number; or the sealing."""
+
+
+def job_of(spec: JobSpec, report: Report | None, standing: Standing | None) -> Job:
+    """The job: what it is to do, how it ended if it has, and how far Redis says it is."""
+    state = state_of(spec, report, standing)
+    spaces = {} if report is None else report.spaces
+    embedded = 0 if standing is None else standing.contents
+    rate = left = None
+    if standing is not None and standing.seconds > 0:
+        rate = standing.contents / standing.seconds
+        left = (spec.contents - standing.contents) / rate if state == JobState.RUNNING else None
+    return Job(
+        id=spec.id,
+        state=state,
+        created=spec.created,
+        dataset=str(spec.dataset),
+        items=spec.items,
+        spaces=[_space(each, spaces.get(each.space)) for each in spec.spaces],
+        contents=spec.contents,
+        embedded=spec.contents if report is not None else embedded,
+        problems=0 if standing is None else standing.problems,
+        rate=rate,
+        seconds_left=left,
+        failures={} if standing is None or state == JobState.CANCELLED else standing.missed,
+    )
+
+
+def _space(spec: SpaceSpec, report: SpaceReport | None) -> JobSpace:
+    return JobSpace(
+        **spec.model_dump(exclude={"chunk", "first", "chunks"}),
+        version=None if report is None else report.version,
+        vectors=None if report is None else report.items,
+        problems=None if report is None else report.problems,
+        left=None if report is None else report.left,
+    )
+
+
+def state_of(spec: JobSpec, report: Report | None, standing: Standing | None) -> JobState:
+    """The job's state."""
+    if report is not None:
+        return JobState.DONE
+    if standing is None:
+        return JobState.SUBMITTING
+    if standing.cancelled:
+        return JobState.CANCELLED
+    if standing.published < spec.chunks:
+        return JobState.SUBMITTING
+    failed = len(standing.missed.keys() - {SEAL})
+    if SEAL in standing.missed or (failed and standing.done + failed >= spec.chunks):
+        return JobState.FAILED
+    if standing.done == spec.chunks:
+        return JobState.SEALING
+    return JobState.RUNNING if standing.done else JobState.QUEUED
