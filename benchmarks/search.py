@@ -180,10 +180,13 @@ def _trained(
     folder = Settings().state_dir / "benchmarks" / name
     if not folder.exists():
         config = CrossEncoderTraining()
+        losses: list[float] = []
 
         def tell(step: int, loss: float) -> None:
+            losses.append(loss)
             if step % 50 == 0:
-                console.print(f"cross-encoder, step {step} of {config.steps}: loss {loss:.2f}")
+                mean = np.mean(losses[-50:])
+                console.print(f"cross-encoder, step {step} of {config.steps}: loss {mean:.2f}")
 
         train_cross_encoder(folder, texts, encoder, config, tell=tell)
     return folder

@@ -45,12 +45,18 @@ def inference_dtype(device: torch.device) -> torch.dtype:
 
 
 @contextmanager
-def quietly() -> Iterator[None]:
-    """Load a model without the progress bars of transformers; its warnings are still heard."""
-    shown = logging.is_progress_bar_enabled()
+def quietly(*, warnings: bool = True) -> Iterator[None]:
+    """Load or save a model without the progress bars of transformers.
+
+    warnings: whether it may still say what it found amiss with the weights.
+    """
+    shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    if not warnings:
+        logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
+        logging.set_verbosity(level)
         if shown:
             logging.enable_progress_bar()  # type: ignore[no-untyped-call]

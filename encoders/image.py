@@ -2,8 +2,9 @@
 
 Any ResNet in `transformers`' layout serves: `microsoft/resnet-18` to `-152` from the hub, or a
 folder, such as `recsys train image-encoder` writes. Pictures are scaled, cropped and normalised as
-the checkpoint's own preprocessor_config.json says, by Pillow and without torchvision. One core does
-about 11 pictures of 224 pixels a second with a ResNet-18, and 160 of 64 pixels.
+the checkpoint's own preprocessor_config.json says, by Pillow and without torchvision. A core with
+AVX512-BF16 does 37 pictures of 224 pixels a second with a ResNet-18, and 305 of 64 pixels, decoding
+included.
 """
 
 from __future__ import annotations

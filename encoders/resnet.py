@@ -90,7 +90,7 @@ class Features:
         self.dim: int = list(net.config.hidden_sizes or ())[-1]
         self._device = torch.device(device)
         self._format = inference_dtype(self._device)
-        # Its convolutions are half as fast again on the last axis.
+        # With channels last its convolutions are half as fast again.
         ready = net.train(False).requires_grad_(False).to(memory_format=torch.channels_last)
         self._net = ready.to(self._device, self._format)
 

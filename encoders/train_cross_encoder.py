@@ -82,7 +82,7 @@ def train_cross_encoder(
     torch.manual_seed(config.seed)
     base = find(encoder.name).folder
     tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
-    with quietly():
+    with quietly(warnings=False):  # it would tell that the head has no weights yet
         model = AutoModelForSequenceClassification.from_pretrained(
             base, num_labels=1, local_files_only=True
         ).to(device)
@@ -115,7 +115,7 @@ def train_cross_encoder(
         losses.append(loss.item())
         if tell is not None:
             tell(step, losses[-1])
-    with atomic_folder(folder) as draft:
+    with atomic_folder(folder) as draft, quietly():
         model.save_pretrained(draft)
         tokenizer.save_pretrained(draft)
         said = {

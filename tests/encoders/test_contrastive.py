@@ -86,14 +86,20 @@ def projected_views() -> Tensor:
     return torch.randn(2, 8, 3, generator=torch.Generator().manual_seed(0))
 
 
+def gradient_of_half(rank: int) -> Tensor:
+    model = DistributedDataParallel(Projected())
+    model(*projected_views()[:, rank * 4 : rank * 4 + 4]).backward()
+    gradient: Tensor = model.module.linear.weight.grad
+    return gradient
+
+
 def one_of_two(rank: int, folder: str) -> None:
     """A worker that has half of the pictures, and leaves its gradient in the folder."""
     distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2
     )
-    model = DistributedDataParallel(Projected())
-    model(*projected_views()[:, rank * 4 : rank * 4 + 4]).backward()
-    torch.save(model.module.linear.weight.grad, f"{folder}/{rank}")
+    # In a function of its own: a model that outlives its process group may never end.
+    torch.save(gradient_of_half(rank), f"{folder}/{rank}")
     distributed.destroy_process_group()
 
 

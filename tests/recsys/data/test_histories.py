@@ -109,3 +109,9 @@ def test_offsets_are_a_vector_that_starts_with_0(offsets: list[int]) -> None:
 def test_offsets_end_where_the_items_do() -> None:
     with pytest.raises(ValueError, match="offsets end at 3 but there are 2 items"):
         Histories(np.array([0, 3]), np.array([4, 5]))
+
+
+def test_renamed_gives_other_rows_and_leaves_out_what_has_none() -> None:
+    histories = Histories.of([[0, 2, 2], [1], [], [3, 1, 0]])
+    renamed = histories.renamed(np.array([5, -1, 0, 7]))
+    assert [renamed[row].tolist() for row in range(4)] == [[5, 0, 0], [], [], [7, 5]]
