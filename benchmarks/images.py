@@ -9,8 +9,8 @@ for its ten nearest among all others; what is near by
 - pixels: principal components of the raw pixels, side and number of components chosen;
 - trained: `recsys train image-encoder`'s function, on all pictures, without a label, over seeds.
 
-The catalogues are the synthetic one (600 posters of twelve genres) and, where the folder of shared
-data is named, 400 real posters with MovieLens' genres. What is chosen by labels is chosen on the
+The catalogue is the synthetic one, 600 posters of twelve genres, or where the folder of shared data
+is named, its 400 real posters with MovieLens' genres. What is chosen by labels is chosen on the
 labels of the other half alone: the components here, and the encoder's defaults once, on the real
 posters. A picture is relevant that shares a genre; Jaccard is the share of genres in common of all
 that the two have, averaged over the ten.
@@ -268,12 +268,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     said = Console(stderr=True, highlight=False)
     config = ContrastiveConfig(epochs=options.epochs)
     with tempfile.TemporaryDirectory() as folder, said.status("starting") as status:
-        catalogues = [synthetic(Path(folder) / "films")]
-        if options.shared is not None:
-            catalogues.append(posters(options.shared))
-        for catalogue in catalogues:
-            rows = compare(catalogue, config, options.size, options.seeds, status.update)
-            console.print(table(catalogue, rows))
+        shared = options.shared
+        catalogue = synthetic(Path(folder) / "films") if shared is None else posters(shared)
+        rows = compare(catalogue, config, options.size, options.seeds, status.update)
+    console.print(table(catalogue, rows))
     for name, what in _about(options, config).items():
         console.print(f"{name:<10}{what}")
 

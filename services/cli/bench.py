@@ -22,6 +22,7 @@ BENCHMARKS = {
     "ratings": "rating prediction beside Surprise on the same folds",
     "search": "films asked for in other words: text, re-ranked text and fusion",
     "index": "index types at the promised recall beside exact search, hnswlib and usearch",
+    "images": "an image encoder trained on the catalogue's pictures, beside pixels and chance",
     "serving": "answers a second over HTTP and the queue, and how long each takes",
     "embed": "texts a second through the queue, beside SentenceTransformer alone",
     "events": "how fast events are imported, and in how much memory",
