@@ -11,6 +11,7 @@ from rich.markup import escape
 from infra.errors import RecsysError
 from services.cli import (
     bench,
+    bridge,
     data,
     demo,
     doctor,
@@ -56,7 +57,7 @@ for module in (demo, doctor, train, tune, evaluate, embed, serve, worker, recomm
 app.command(
     name=bench.NAME, context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
 )(bench.command)
-for module in (data, index, models, spaces, items, jobs, queue, ratings, events):
+for module in (data, index, models, spaces, bridge, items, jobs, queue, ratings, events):
     app.add_typer(module.app, name=module.NAME)
 
 
