@@ -142,7 +142,7 @@ def _candidates(
     rng: np.random.Generator,
 ) -> NDArray[np.int64]:
     """Int64[queries, candidates], the wanted row first. Half of the others are of the nearest, half
-    any: of hard ones alone it learns nothing for hundreds of steps."""
+    any, so that there is something easy to learn from at the start."""
     scores = asked @ vectors.T
     scores[np.arange(len(wanted)), wanted] = -np.inf
     hardest = min(config.hardest, len(vectors) - 1)
