@@ -64,6 +64,7 @@ class ActiveModels:
         self._bridges = None if bridges is None else ActiveVersions(bridges)
         self._told: dict[str, str] = {}  # what was said of bridges that lead elsewhere
         self._live = LiveCatalogue.empty()
+        self._refreshing = threading.Lock()
         self._exchange = threading.Lock()
         errors = self._models.look()
         if not self._models.bundles:
@@ -81,18 +82,19 @@ class ActiveModels:
 
         What is wrong with a model is logged once; its version in service stays.
         """
-        before = self.recommender
-        bridges = self._open_bridges()
-        self._models.look()
-        self._look_at_content()
-        models = self._models.bundles
-        same = self._content() == before.searcher.bundles and self._open_bridges() == bridges
-        if not models or (models == before.bundles and same):
-            return False
-        recommender = self._recommender(before.models if same else {})
-        with self._exchange:
-            self.recommender = recommender.over(self._live)
-        return True
+        with self._refreshing:  # two may ask: who follows the registries, and the live items
+            before = self.recommender
+            bridges = self._open_bridges()
+            self._models.look()
+            self._look_at_content()
+            models = self._models.bundles
+            same = self._content() == before.searcher.bundles and self._open_bridges() == bridges
+            if not models or (models == before.bundles and same):
+                return False
+            recommender = self._recommender(before.models if same else {})
+            with self._exchange:
+                self.recommender = recommender.over(self._live)
+            return True
 
     def lay(self, live: LiveCatalogue) -> None:
         """Answer under this live catalogue from now on."""

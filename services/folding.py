@@ -18,7 +18,8 @@ import pyarrow as pa
 from infra.errors import RecsysError
 from infra.storage import exclusive
 from recsys.content_bundle import CONTENT_SCHEMA, HASH, LIVE, ContentBundle, seal_content
-from recsys.registry import Spaces
+from recsys.data.vocabulary import UNKNOWN
+from recsys.registry import Registry, Spaces
 from recsys.retrieval.index import Index
 from services.item_schemas import ItemState
 from services.live_catalogue import items_table
@@ -44,9 +45,12 @@ class Folded:
     """Deletions that stay in force."""
 
 
-def fold(spaces: Spaces, entries: Sequence[LiveItem]) -> tuple[dict[str, str], list[LiveItem]]:
-    """Build and activate the next version of each active space; returns them, and the live items
-    that every space in which they have a vector holds now.
+def fold(
+    spaces: Spaces, models: Registry, entries: Sequence[LiveItem]
+) -> tuple[dict[str, str], list[LiveItem]]:
+    """Build and activate the next version of each active space; returns them, and what may be
+    forgotten: live items that every space in which they have a vector holds now, and deletions of
+    what no active space or model knows any more.
 
     entries: everything that is live or deleted. Raises RecsysError where another fold is under way.
     """
@@ -57,18 +61,34 @@ def fold(spaces: Spaces, entries: Sequence[LiveItem]) -> tuple[dict[str, str], l
             bundles = [spaces.open_active(name) for name in spaces.encoders()]
             for bundle in bundles:
                 versions[bundle.name] = _fold_one(spaces, bundle, entries)
-            return versions, [each for each in entries if _settled(each, bundles)]
+            settled = [each for each in entries if _settled(each, bundles)]
+            return versions, settled + _needless(spaces, models, entries)
     except BlockingIOError:
         raise RecsysError("another fold is under way: wait for it to end") from None
 
 
-async def fold_live(items: LiveItems, spaces: Spaces) -> Folded:
+async def fold_live(items: LiveItems, spaces: Spaces, models: Registry) -> Folded:
     """Fold what is live now, in a thread, and let go of it. Raises RecsysError."""
     entries = await items.all()
-    versions, settled = await asyncio.to_thread(fold, spaces, entries)
-    dropped = await items.drop(settled) if settled else 0
+    versions, settled = await asyncio.to_thread(fold, spaces, models, entries)
+    folded = await items.drop([each for each in settled if each.item is not None])
+    forgotten = await items.drop([each for each in settled if each.item is None])
     live = sum(each.item is not None for each in entries)
-    return Folded(versions, dropped, live - dropped, len(entries) - live)
+    return Folded(versions, folded, live - folded, len(entries) - live - forgotten)
+
+
+def _needless(spaces: Spaces, models: Registry, entries: Sequence[LiveItem]) -> list[LiveItem]:
+    """The deletions of items that nothing in service knows."""
+    gone = [each for each in entries if each.item is None]
+    if not gone:
+        return []
+    needed = np.zeros(len(gone), np.bool_)
+    ids = [each.item_id for each in gone]
+    for registry in (spaces, models):
+        for name in registry.names():
+            if registry.active(name) is not None:
+                needed |= registry.open_active(name).items.rows(ids) != UNKNOWN
+    return [each for each, still in zip(gone, needed.tolist(), strict=True) if not still]
 
 
 def _settled(entry: LiveItem, bundles: Sequence[ContentBundle]) -> bool:
@@ -106,6 +126,8 @@ def _fold_one(spaces: Spaces, bundle: ContentBundle, entries: Sequence[LiveItem]
     stays = np.ones(len(bundle.items), np.bool_)
     stays[going[going >= 0]] = False
     rows = np.flatnonzero(stays)
+    if not came and len(rows) == len(bundle.items):
+        return bundle.version
     table = items_table([each.item for each in came if each.item is not None])
     vectors = [each.vectors[bundle.space] for each in came]
     table = table.append_column(HASH, pa.array([v.content_hash for v in vectors], pa.binary(16)))

@@ -64,6 +64,11 @@ class LiveCatalogue:
     def rules(self) -> Rules:
         return Rules(self.table)
 
+    def is_gone(self, item_id: str) -> bool:
+        """Whether the item was deleted."""
+        entry = self.entries.get(item_id)
+        return entry is not None and entry.item is None
+
     def title(self, item_id: str, title: str) -> str:
         """The item's title as it is now; `title` where nothing changed."""
         entry = self.entries.get(item_id)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,7 +18,7 @@ from encoders.item_text import item_texts
 from infra.errors import RecsysError
 from infra.roots import Roots, Unreadable
 from recsys.content_bundle import ContentManifest
-from recsys.registry import Spaces
+from recsys.registry import Registry, Spaces
 from services.folding import fold_live
 from services.item_schemas import MAX_PICTURE, ItemState
 from services.jobs import Encoders
@@ -31,7 +32,10 @@ WATCH_S = 2.0
 """Seconds between two looks whether another encoder is in service, or there is much to fold."""
 
 FOLD_AT = 5000
-"""Live items from which on they are folded into the main indexes."""
+"""Live items, ready to be, from which on they are folded into the main indexes."""
+
+FOLD_PAUSE_S = 60.0
+"""Seconds between two looks whether so many are."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +58,19 @@ class _Content:
 class LiveEmbedder:
     """Embeds what `<namespace>:jobs:items` names."""
 
-    def __init__(self, items: LiveItems, spaces: Spaces, encoders: Encoders, roots: Roots) -> None:
-        """roots: where pictures may lie."""
+    def __init__(
+        self,
+        items: LiveItems,
+        spaces: Spaces,
+        models: Registry,
+        encoders: Encoders,
+        roots: Roots,
+    ) -> None:
+        """models: those in service beside the spaces. roots: where pictures may lie."""
         self._items = items
         self._spaces = spaces
+        self._models = models
+        self._next_fold = 0.0
         self._encoders = encoders
         self._roots = roots
 
@@ -110,10 +123,19 @@ class LiveEmbedder:
         if now != known:
             behind = [each for each in await self._items.all() if _behind(each, now)]
             await self._items.requeue(behind)
-        if now and await self._items.count() >= FOLD_AT:
-            folded = await fold_live(self._items, self._spaces)
-            logger.info("folded %d live items", folded.folded)
+        if now and time.monotonic() >= self._next_fold:
+            self._next_fold = time.monotonic() + FOLD_PAUSE_S
+            await self._fold_many(now)
         return now
+
+    async def _fold_many(self, fingerprints: Mapping[str, str]) -> None:
+        if await self._items.count() < FOLD_AT:
+            return
+        entries = await self._items.all()
+        ready = [each for each in entries if each.vectors and not _behind(each, fingerprints)]
+        if len(ready) >= FOLD_AT:
+            folded = await fold_live(self._items, self._spaces, self._models)
+            logger.info("folded %d live items", folded.folded)
 
     def _embedded(
         self, space: str, manifest: ContentManifest, items: Sequence[LiveItem]

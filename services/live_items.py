@@ -35,8 +35,9 @@ MAX_LIVE = 20_000
 """The most live items: beyond, the main index has to be built anew first. All are searched exactly
 and held by every replica."""
 
-MAX_DELETED = 1_000_000
-"""The most deletions that are remembered."""
+MAX_DELETED = 100_000
+"""The most deletions that are remembered. A fold forgets those of items that nothing in service
+knows any more."""
 
 STEP = 1000
 """Changes that are read at a time."""
@@ -164,8 +165,8 @@ class LiveItems:
             number = int(await self._delete(keys=self._keys(), args=[MAX_DELETED, item_id]))
         if number == scripts.LIVE_FULL:
             raise Overloaded(
-                f"{MAX_DELETED} deletions are remembered already: leave the items out of the "
-                "dataset, and train and embed anew"
+                f"{MAX_DELETED} deletions are remembered already: train and embed anew without the "
+                "deleted items, then `recsys items fold`"
             )
         return number
 
@@ -220,8 +221,8 @@ class LiveItems:
             return int(await self._store(keys=self._keys(), args=args))
 
     async def drop(self, items: Sequence[LiveItem]) -> int:
-        """Forget live items that the main index holds now, unless they changed since; returns how
-        many. Raises RedisUnavailable."""
+        """Forget live items that the main index holds now, or deletions that are needless, unless
+        they changed since; returns how many. Raises RedisUnavailable."""
         args: list[str | int] = [len(SPACES), *SPACES]
         for item in items:
             args += [item.item_id, item.number]

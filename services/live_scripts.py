@@ -135,6 +135,7 @@ for i = 2 + spaces, #ARGV, 2 do
   local number = redis.call('ZSCORE', KEYS[3], id)
   if number and tonumber(number) == tonumber(ARGV[i + 1]) then
     redis.call('HDEL', KEYS[1], id)
+    redis.call('SREM', KEYS[2], id)
     redis.call('ZREM', KEYS[3], id)
     for s = 2, 1 + spaces do
       redis.call('HDEL', KEYS[1] .. ':states:' .. ARGV[s], id)

@@ -92,7 +92,7 @@ class Recommender:
         rows = self.searcher.catalogue([item_id]).to_pylist()
         entry = self.searcher.live.entries.get(item_id)
         knowing = [served for served in self._served.values() if served.knows(item_id)]
-        if not rows and (entry is None or entry.item is not None) and knowing:
+        if not rows and knowing and not self.searcher.live.is_gone(item_id):
             rows = [knowing[0].described(item_id)]
         if not rows:
             raise UnknownItem(f"there is no item {item_id!r}")

@@ -113,11 +113,15 @@ class Searcher:
     def near(
         self, item_ids: Sequence[str], k: int, filters: Filters | None, without: Sequence[str]
     ) -> list[Recommendation]:
-        """What resembles items, in the first space that knows any of them; empty if none does."""
+        """What resembles items, in the first space that knows any of them; empty if none does, or
+        if none of its items has an attribute that is filtered by."""
         for space in self._spaces.values():
             vector = space.mean(item_ids)
             if vector is not None:
-                return space.items(space.rank(vector, k, filters, without))
+                try:
+                    return space.items(space.rank(vector, k, filters, without))
+                except Invalid:  # the model's catalogue has the attribute, and this one has not
+                    return []
         return []
 
     def renewed(self, catalogue: pa.Table) -> pa.Table:
@@ -137,8 +141,7 @@ class Searcher:
     def catalogue(self, item_ids: Sequence[str]) -> pa.Table:
         """The items by ITEMS_SCHEMA as they are now, in this order; those that are not known, or
         gone, are left out."""
-        gone = set(self.live.deleted)
-        wanted = [item_id for item_id in item_ids if item_id not in gone]
+        wanted = [item_id for item_id in item_ids if not self.live.is_gone(item_id)]
         parts, found = [], np.zeros(len(wanted), np.bool_)
         places = [np.empty(0, np.int64)]
         shelves = [(self.live.items, self.live.table)]
@@ -278,8 +281,7 @@ class _Space:
 
     def vector(self, item_id: str) -> NDArray[np.float32] | None:
         """Float32[D], the item's newest; None where it has none, or is gone."""
-        entry = self._live.entries.get(item_id)
-        if entry is not None and entry.item is None:
+        if self._live.is_gone(item_id):
             return None
         for shelf in (self._added, self.main):
             if shelf is not None and len(rows := shelf.known([item_id])):

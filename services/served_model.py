@@ -182,7 +182,7 @@ class ServedModel:
         Raises UnknownItem.
         """
         row = int(self.bundle.items.rows([item_id])[0])
-        if row == UNKNOWN or item_id in self._live.deleted:
+        if row == UNKNOWN or self._live.is_gone(item_id):
             return self._similar_in_content(item_id, k)
         may = self._may.copy()
         may[row] = False

@@ -22,7 +22,7 @@ from infra.queue import UNBOUNDED, Queue
 from infra.redis import RedisUnavailable, connect_async
 from infra.roots import Roots
 from infra.settings import Settings
-from recsys.registry import Spaces
+from recsys.registry import Registry, Spaces
 from services.consumer import Answer, Consumer
 from services.job_ledger import Ledger
 from services.live_items import LiveItems
@@ -103,7 +103,11 @@ async def work(
         embedding = Embedding(ledger, settings, encoders)
         items = LiveItems(redis, settings.namespace, max_backlog=settings.max_backlog)
         live = LiveEmbedder(
-            items, Spaces(settings.spaces_dir), encoders, Roots(settings.image_roots)
+            items,
+            Spaces(settings.spaces_dir),
+            Registry(settings.models_dir),
+            encoders,
+            Roots(settings.image_roots),
         )
         queue = Queue(
             redis,

@@ -13,8 +13,8 @@ import pytest
 
 from infra.redis import AsyncRedis, connect_async
 from infra.roots import Roots
-from recsys.registry import Spaces
-from services import live_items
+from recsys.registry import Registry, Spaces
+from services import live_embedding, live_items
 from services.folding import fold_live
 from services.item_schemas import Item, ItemState
 from services.live_catalogue import LiveCatalogue
@@ -24,6 +24,7 @@ from services.problems import Overloaded
 from services.searcher import QueryVector, Searcher, SearchQuery
 from tests.films import add_space, films
 from tests.hashed import HashedWords
+from tests.planted import Planted, add_fitted
 
 T = TypeVar("T")
 
@@ -34,6 +35,7 @@ class Shop:
     def __init__(self, redis_url: str, namespace: str, spaces: Spaces) -> None:
         self.runner = asyncio.Runner()
         self.spaces = spaces
+        self.models = Registry(spaces.root.parent / "models")
         self.encoder = HashedWords()
         self.namespace = namespace
         self.runner.run(self._open(redis_url, namespace))
@@ -41,7 +43,7 @@ class Shop:
     async def _open(self, redis_url: str, namespace: str) -> None:
         self.redis: AsyncRedis = connect_async(redis_url)
         self.items = LiveItems(self.redis, namespace, max_backlog=100)
-        self.embedder = LiveEmbedder(self.items, self.spaces, self, Roots([]))
+        self.embedder = LiveEmbedder(self.items, self.spaces, self.models, self, Roots([]))
 
     def open(self, space: str, model: str) -> HashedWords:
         return self.encoder
@@ -231,21 +233,61 @@ def test_a_fold_moves_what_is_embedded_into_the_main_index(shop: Shop) -> None:
     shop.embed()
     shop.run(shop.items.delete("space-1"))
     before = [shop.found(words, 36) for words in ("comet strikes", "pudding", "rocket orbit")]
-    folded = shop.run(fold_live(shop.items, shop.spaces))
+    folded = shop.run(fold_live(shop.items, shop.spaces, shop.models))
     assert (folded.versions, folded.folded, folded.left) == ({"text": "v0002"}, 2, 0)
     bundle = shop.spaces.open_active("text")
     assert "new" in bundle.items
     assert "space-1" not in bundle.items
-    assert [each.item_id for each in shop.run(shop.items.all())] == ["space-1"]
+    assert shop.run(shop.items.all()) == []  # and nothing knows the deleted item any more
     after = [shop.found(words, 36) for words in ("comet strikes", "pudding", "rocket orbit")]
     assert after == before
+
+
+def test_a_fold_keeps_the_deletion_of_what_a_model_still_knows(
+    shop: Shop, planted: Planted
+) -> None:
+    add_fitted(shop.models, "popularity", planted)
+    for item_id in ("space-1", "comedy-1"):
+        shop.run(shop.items.delete(item_id))
+    folded = shop.run(fold_live(shop.items, shop.spaces, shop.models))
+    assert folded.hidden == 1
+    assert [each.item_id for each in shop.run(shop.items.all())] == ["comedy-1"]
+
+
+def test_a_fold_of_nothing_builds_nothing(shop: Shop) -> None:
+    folded = shop.run(fold_live(shop.items, shop.spaces, shop.models))
+    assert folded.versions == {"text": "v0001"}
+    assert shop.spaces.versions("text") == ["v0001"]
+
+
+def test_many_live_items_are_folded_once_they_are_ready(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live_embedding, "FOLD_AT", 2)
+    monkeypatch.setattr(live_embedding, "FOLD_PAUSE_S", 0.0)
+    monkeypatch.setattr(live_embedding, "WATCH_S", 0.05)
+    shop.put(item("a"), item("b"), item("waits", title=" ", text=" "))
+
+    async def watch(seconds: float) -> None:
+        stop = asyncio.Event()
+        watching = asyncio.create_task(shop.embedder.watch(stop))
+        await asyncio.sleep(seconds)
+        stop.set()
+        await watching
+
+    shop.run(watch(0.5))
+    assert shop.spaces.versions("text") == ["v0001"]
+    shop.embed()
+    shop.run(watch(1.5))
+    assert shop.spaces.versions("text") == ["v0001", "v0002"]
+    assert [each.item_id for each in shop.run(shop.items.all())] == ["waits"]
 
 
 def test_a_fold_leaves_what_waits_to_be_embedded(shop: Shop) -> None:
     shop.put(item("embedded"))
     shop.embed()
     shop.put(item("waiting"))
-    folded = shop.run(fold_live(shop.items, shop.spaces))
+    folded = shop.run(fold_live(shop.items, shop.spaces, shop.models))
     assert (folded.folded, folded.left) == (1, 1)
     assert [each.item_id for each in shop.run(shop.items.all())] == ["waiting"]
 
@@ -263,7 +305,7 @@ def test_a_fold_tells_followers_to_read_anew(shop: Shop) -> None:
     shop.put(item())
     shop.embed()
     before = shop.run(shop.items.changes(0)).generation
-    shop.run(fold_live(shop.items, shop.spaces))
+    shop.run(fold_live(shop.items, shop.spaces, shop.models))
     assert shop.run(shop.items.changes(0)).generation == before + 1
 
 

@@ -13,6 +13,7 @@ from services.item_schemas import Item, ItemState, SearchReply, SearchRequest
 from services.live_catalogue import LiveCatalogue
 from services.live_items import LiveItem, LiveVector
 from services.problems import Invalid, ServiceError, Stale, UnknownItem, UnknownSpace
+from services.schemas import Filters
 from services.searcher import QueryVector, Searcher, SearchQuery
 from tests.films import add_space, films
 from tests.hashed import HashedWords
@@ -215,6 +216,15 @@ def test_similar_items_are_the_nearest_in_the_space(searcher: Searcher) -> None:
     assert [item.item_id for item in reply.items] == films()["item_id"].take(best).to_pylist()
     with pytest.raises(UnknownItem):
         searcher.similar("nobody", 3, "text")
+
+
+def test_near_items_by_an_attribute_that_the_space_has_not_are_none(searcher: Searcher) -> None:
+    """A model's catalogue may have it: the answer then comes from what is popular."""
+    year = Filters.model_validate({"attributes": {"year": 1985}})
+    price = Filters.model_validate({"attributes": {"price": 3}})
+    near = searcher.near(["space-0"], 3, year, [])
+    assert {item.item_id for item in near} == {"space-5", "western-5", "romance-5"}
+    assert searcher.near(["space-0"], 3, price, []) == []
 
 
 def test_the_catalogue_tells_items_as_they_are_now(searcher: Searcher) -> None:
