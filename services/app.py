@@ -15,8 +15,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import faiss
@@ -24,7 +24,6 @@ import torch
 from fastapi import FastAPI
 from pydantic import BaseModel
 from ray import serve
-from ray.exceptions import RayActorError
 from ray.serve.handle import DeploymentHandle
 
 from infra.queue import Queue
@@ -36,27 +35,22 @@ from services.api import build_api
 from services.catalogue_service import Answer, CatalogueService, Wanted, answer
 from services.cluster import confine_replica
 from services.consumer import Consumer
+from services.content_space import QueryVector
 from services.embedding import CatalogEncoders
 from services.history import HistoryStore
 from services.item_schemas import ItemReply
 from services.jobs import Jobs
 from services.live_follower import LiveFollower
 from services.live_items import LiveItems
-from services.problems import ServiceError, Unavailable
+from services.problems import ServiceError
 from services.query_encoder import QueryEncoder
-from services.searcher import QueryVector, SearchQuery
+from services.remote import RemoteEncoder, RemoteEngine
+from services.searcher import SearchQuery
 from services.served_model import Query
 from services.service import Reply, Service
 from services.worker import work
 
 logger = logging.getLogger(__name__)
-
-RETRY_S = 0.1
-"""Seconds before another replica is asked in place of one that died."""
-
-PATIENCE_S = 10.0
-"""Seconds after the first death in which others are asked: about as long as it takes to start one,
-so that a request which kills whoever computes it kills two or three, not all that ever start."""
 
 
 def build(settings: Settings, redis_url: str) -> serve.Application:
@@ -174,8 +168,26 @@ class EncoderReplica:
         return await asyncio.to_thread(self._encoder.rerank, text, found)
 
 
-class ConsumerReplica:
-    """Answers the request queue from the moment it is there, asked by nobody."""
+class BackgroundReplica:
+    """Works from the moment it is there, asked by nobody, until it is told to stop."""
+
+    def _begin(self, run: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
+        self._stop = asyncio.Event()
+        self._run = asyncio.create_task(run(self._stop))
+
+    async def check_health(self) -> None:
+        """Called by Ray Serve, which replaces the replica when this raises."""
+        if self._run.done():
+            raise RuntimeError(f"{type(self).__name__} has ended") from self._run.exception()
+
+    async def __del__(self) -> None:
+        """Called by Ray Serve before it ends the replica: finish what was read, read no more."""
+        self._stop.set()
+        await self._run
+
+
+class ConsumerReplica(BackgroundReplica):
+    """Answers the request queue."""
 
     async def __init__(  # type: ignore[misc]
         self, settings: Settings, redis_url: str, recommender: DeploymentHandle[Any]
@@ -198,38 +210,16 @@ class ConsumerReplica:
             micro_batch=settings.micro_batch,
             visibility_timeout_s=settings.visibility_timeout_s,
         )
-        self._stop = asyncio.Event()
-        self._run = asyncio.create_task(consumer.run(self._stop))
-
-    async def check_health(self) -> None:
-        """Called by Ray Serve, which replaces the replica when this raises."""
-        if self._run.done():
-            raise RuntimeError("the consumer has ended") from self._run.exception()
-
-    async def __del__(self) -> None:
-        """Called by Ray Serve before it ends the replica: answer what was read, read no more."""
-        self._stop.set()
-        await self._run
+        self._begin(consumer.run)
 
 
-class WorkerReplica:
-    """Embeds what jobs and live items ask for, asked by nobody."""
+class WorkerReplica(BackgroundReplica):
+    """Embeds what jobs and live items ask for."""
 
     async def __init__(self, settings: Settings, redis_url: str) -> None:  # type: ignore[misc]
         _prepare()
         torch.set_num_threads(1)
-        self._stop = asyncio.Event()
-        self._run = asyncio.create_task(work(settings, redis_url, self._stop))
-
-    async def check_health(self) -> None:
-        """Called by Ray Serve, which replaces the replica when this raises."""
-        if self._run.done():
-            raise RuntimeError("the worker has ended") from self._run.exception()
-
-    async def __del__(self) -> None:
-        """Called by Ray Serve before it ends the replica: finish what was read, read no more."""
-        self._stop.set()
-        await self._run
+        self._begin(partial(work, settings, redis_url))
 
 
 class ApiReplica:
@@ -258,82 +248,6 @@ class ApiReplica:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return build_api(self._service, self._catalogue, self._jobs)
-
-
-class RemoteEngine:
-    """The Recommender replicas as an Engine, and as a CatalogueEngine."""
-
-    def __init__(self, recommender: DeploymentHandle[Any]) -> None:
-        self._recommender = recommender
-        self._number = 0
-
-    def know(self, number: int) -> None:
-        self._number = max(number, self._number)
-
-    async def recommend(self, queries: Sequence[Query]) -> Sequence[Reply]:
-        replies: list[Reply] = await self._ask("recommend", list(queries))
-        return replies
-
-    async def similar(
-        self, item_id: str, k: int | None, model: str | None, space: str | None
-    ) -> Reply:
-        reply: Reply = await self._ask("similar", item_id, k, model, space)
-        return reply
-
-    async def models(self) -> bytes:
-        models: bytes = await self._ask("models")
-        return models
-
-    async def search(self, queries: Sequence[SearchQuery]) -> Sequence[Answer | ServiceError]:
-        answers: list[Answer | ServiceError] = await self._ask("search", list(queries))
-        return answers
-
-    async def item(self, item_id: str) -> ItemReply | ServiceError:
-        item: ItemReply | ServiceError = await self._ask("item", item_id)
-        return item
-
-    async def spaces(self) -> bytes:
-        spaces: bytes = await self._ask("spaces")
-        return spaces
-
-    async def _ask(self, method: str, *arguments: Any) -> Any:
-        return await _ask(self._recommender, method, self._number, *arguments)
-
-
-class RemoteEncoder:
-    """The Encoder replicas as an EncodingEngine."""
-
-    def __init__(self, encoder: DeploymentHandle[Any]) -> None:
-        self._encoder = encoder
-
-    async def encode(
-        self, batch: Sequence[Wanted]
-    ) -> Sequence[dict[str, QueryVector] | ServiceError]:
-        encoded: list[dict[str, QueryVector] | ServiceError] = await _ask(
-            self._encoder, "encode", list(batch)
-        )
-        return encoded
-
-    async def rerank(self, text: str, found: Sequence[str]) -> list[float] | ServiceError:
-        scores: list[float] | ServiceError = await _ask(self._encoder, "rerank", text, list(found))
-        return scores
-
-
-async def _ask(replicas: DeploymentHandle[Any], method: str, *arguments: Any) -> Any:
-    """What one of the replicas answers; raises Unavailable when they go on dying for PATIENCE_S."""
-    until = None
-    while True:
-        try:
-            return await getattr(replicas, method).remote(*arguments)
-        except RayActorError as error:
-            until = until or time.monotonic() + PATIENCE_S
-            if time.monotonic() > until:
-                raise Unavailable(
-                    "what computes the answers ended more than once over this request or over "
-                    "one beside it; the log says more"
-                ) from error
-            logger.warning("a replica is gone, asking another: %s", error)
-            await asyncio.sleep(RETRY_S)
 
 
 def _prepare() -> None:

@@ -12,6 +12,7 @@ from typing import Protocol, TypeVar
 
 from encoders.item_text import item_texts
 from services.batcher import Batcher
+from services.content_space import QueryVector
 from services.item_schemas import (
     DeleteReply,
     Found,
@@ -24,7 +25,7 @@ from services.item_schemas import (
 from services.live_items import LiveItems
 from services.problems import ServiceError, Stale
 from services.schemas import DEFAULT_K
-from services.searcher import QueryVector, Searcher, SearchQuery
+from services.searcher import Searcher, SearchQuery
 from services.service import MAX_WAITING, deadline
 
 T = TypeVar("T")

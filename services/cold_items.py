@@ -6,7 +6,8 @@ of the model and to the encoders of some spaces, and serves those alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -16,8 +17,59 @@ from recsys.bridge_bundle import BridgeBundle
 from recsys.bundle import Bundle
 from recsys.content_bundle import ContentBundle
 from recsys.data.vocabulary import UNKNOWN, Vocabulary
+from recsys.retrieval.rules import Rules
 from services.live_catalogue import LiveCatalogue
-from services.shelf import Shelf, flat
+from services.schemas import Recommendation, RecommendRequest
+from services.shelf import Shelf, flat, passing
+
+
+@dataclass(frozen=True, eq=False)
+class ColdShelf:
+    """Cold items, and who of them may come."""
+
+    shelf: Shelf
+    available: NDArray[np.bool_]
+    """Bool[M]."""
+
+    space: str
+    """Whose their vectors are."""
+
+    def best(
+        self,
+        vector: NDArray[np.float32],
+        k: int,
+        request: RecommendRequest,
+        history: Sequence[str],
+        others: Sequence[Rules],
+    ) -> list[Recommendation]:
+        """The k with the largest inner products with the vector that the request lets come.
+
+        others: the rules that an attribute may be known by beside those of this shelf.
+        """
+        mask = self.available.copy()
+        if request.filters is not None:
+            mask &= passing(request.filters, [self.shelf.rules, *others])[0]
+        if request.allow is not None:
+            asked = np.zeros(len(mask), np.bool_)
+            asked[self.shelf.known(request.allow)] = True
+            mask &= asked
+        mask[self.shelf.known(request.deny)] = False
+        if request.exclude_seen:
+            mask[self.shelf.known(history)] = False
+        found, rows = self.shelf.index.search(vector[None], k, mask)
+        kept = rows[0] != UNKNOWN
+        named = zip(
+            self.shelf.ids.take(rows[0][kept]).to_pylist(),
+            self.shelf.titles.take(rows[0][kept]).to_pylist(),
+            found[0][kept].tolist(),
+            strict=True,
+        )
+        return [
+            Recommendation(
+                item_id=item_id, title=title, score=score, space=self.space, bridged=True
+            )
+            for item_id, title, score in named
+        ]
 
 
 class ColdItems:
@@ -28,6 +80,7 @@ class ColdItems:
     ) -> None:
         """The bridge is of the bundle and of the spaces: see `bridges_to`."""
         self._learnt = bundle.items
+        self._learnt_in = bundle.manifest.kind
         self._bridge = bridge
         self._main = self._bridged([spaces[name] for name in bridge.fingerprints])
 
@@ -41,17 +94,17 @@ class ColdItems:
             for name, fingerprint in bridge.fingerprints.items()
         )
 
-    def shelves(self, live: LiveCatalogue) -> list[tuple[Shelf, NDArray[np.bool_]]]:
-        """The cold items of the main indexes and the live ones, with who of them may come."""
-        found: list[tuple[Shelf, NDArray[np.bool_]]] = []
-        added = self._bridged_live(live)
+    def under(self, live: LiveCatalogue) -> list[ColdShelf]:
+        """The cold items of the main indexes, and the live ones."""
+        found: list[ColdShelf] = []
         if self._main is not None:
             overlay = live.over(self._main.items)
             available = self._main.available(overlay)
             available[overlay.rows] = False  # they stand on the live shelf, or wait to
-            found.append((self._main, available))
+            found.append(ColdShelf(self._main, available, self._learnt_in))
+        added = self._bridged_live(live)
         if added is not None:
-            found.append((added, added.rules.available))
+            found.append(ColdShelf(added, added.rules.available, self._learnt_in))
         return found
 
     def _bridged(self, spaces: list[ContentBundle]) -> Shelf | None:

@@ -16,11 +16,11 @@ from infra.errors import RecsysError
 from recsys.content_bundle import ContentManifest
 from recsys.registry import Spaces
 from services.catalogue_service import Wanted
+from services.content_space import QueryVector
 from services.embedding import OtherEncoder
 from services.jobs import Encoders
 from services.problems import Invalid, ServiceError, Unavailable
 from services.schemas import FieldError
-from services.searcher import QueryVector
 
 if TYPE_CHECKING:
     from encoders.cross_encoder import CrossEncoder

@@ -101,8 +101,8 @@ class ServedModel:
         self._overlay = live.over(self._main.items)
         self._may = self._main.available(self._overlay)
         self._available = None if self._may.all() else self._may
-        self._cold = [] if self.cold is None else self.cold.shelves(live)
-        self._size = self._n + sum(len(shelf) for shelf, _ in self._cold)
+        self._cold = [] if self.cold is None else self.cold.under(live)
+        self._size = self._n + sum(len(cold.shelf) for cold in self._cold)
 
     def check_k(self, k: int | None) -> None:
         """Raises Invalid where k is not from 1 to the number of items."""
@@ -120,7 +120,9 @@ class ServedModel:
 
     def knows(self, item_id: str) -> bool:
         """Whether it can recommend the item, learnt or bridged."""
-        return item_id in self.bundle.items or any(item_id in s.items for s, _ in self._cold)
+        return item_id in self.bundle.items or any(
+            item_id in cold.shelf.items for cold in self._cold
+        )
 
     def described(self, item_id: str) -> dict[str, Any]:
         """What the bundle's catalogue says of an item of its own."""
@@ -242,40 +244,10 @@ class ServedModel:
         self, items: list[Recommendation], vector: NDArray[np.float32], query: Query
     ) -> list[Recommendation]:
         """The best of the items and of those that the model never learnt."""
-        request = query.request
-        k = self.size(request.k)
-        shelves = [shelf for shelf, _ in self._cold]
-        masks = [may.copy() for _, may in self._cold]
-        if request.filters is not None:
-            known = [self._main.rules, self._live.rules]
-            passed = passing(request.filters, [*(s.rules for s in shelves), *known])
-            for mask, one in zip(masks, passed, strict=False):
-                mask &= one
-        for shelf, mask in zip(shelves, masks, strict=True):
-            if request.allow is not None:
-                asked = np.zeros(len(mask), np.bool_)
-                asked[shelf.known(request.allow)] = True
-                mask &= asked
-            mask[shelf.known(request.deny)] = False
-            if request.exclude_seen:
-                mask[shelf.known(query.history)] = False
-            found, rows = shelf.index.search(vector[None], k, mask)
-            scores, kept = _cut(found[0], rows[0], k)
-            items += [
-                Recommendation(
-                    item_id=item_id,
-                    title=title,
-                    score=score,
-                    space=self.bundle.manifest.kind,
-                    bridged=True,
-                )
-                for item_id, title, score in zip(
-                    shelf.ids.take(kept).to_pylist(),
-                    shelf.titles.take(kept).to_pylist(),
-                    scores.tolist(),
-                    strict=True,
-                )
-            ]
+        k = self.size(query.request.k)
+        others = [self._main.rules, self._live.rules]
+        for cold in self._cold:
+            items += cold.best(vector, k, query.request, query.history, others)
         return sorted(items, key=lambda item: -item.score)[:k]
 
     def _candidates(self, request: RecommendRequest, seen: NDArray[np.int64]) -> _Candidates:
@@ -300,7 +272,7 @@ class ServedModel:
 
     def _passes(self, filters: Filters) -> NDArray[np.bool_]:
         """Bool[N]: the bundle's rows that pass, as they are now."""
-        cold = [shelf.rules for shelf, _ in self._cold]
+        cold = [each.shelf.rules for each in self._cold]
         mask, over, *_ = passing(filters, [self._main.rules, self._live.rules, *cold])
         mask[self._overlay.rows] = over[self._overlay.live_rows]
         return mask

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 
 from services.active_models import ActiveModels
 from services.catalogue_service import Answer, Wanted, answer
+from services.content_space import QueryVector
 from services.item_schemas import ItemReply
 from services.live_follower import LiveFollower
 from services.problems import ServiceError
 from services.query_encoder import QueryEncoder
-from services.searcher import QueryVector, SearchQuery
+from services.searcher import SearchQuery
 from services.served_model import Query
 from services.service import Reply
 

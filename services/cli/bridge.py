@@ -11,7 +11,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from services.cli.console import AsJson, err, out, print_json, short
+from services.cli.console import AsJson, err, out, print_json, print_rows, short
 from services.cli.models import ModelName, Reference, open_registry
 from services.cli.spaces import open_spaces
 
@@ -96,17 +96,8 @@ def list_(as_json: AsJson = False) -> None:
             )
     if as_json:
         print_json(rows)
-        return
-    if not rows:
-        out.print("No bridge yet: fit one with [bold]recsys bridge fit ials --data …[/]")
-        return
-    table = Table(box=box.SIMPLE)
-    for column in rows[0]:
-        table.add_column(column)
-    for row in rows:
-        shown = {**row, "active": "●" if row["active"] else ""}
-        table.add_row(*(escape(str(value)) for value in shown.values()))
-    out.print(table)
+    else:
+        print_rows(rows, "No bridge yet: fit one with [bold]recsys bridge fit ials --data …[/]")
 
 
 @app.command()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import orjson
 import typer
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
@@ -24,6 +25,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 from rich.text import Text
 
 from infra.errors import RecsysError
@@ -47,6 +49,22 @@ Advance = Callable[[int, int | None], None]
 def print_json(value: Any) -> None:
     """One JSON document on standard output."""
     typer.echo(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY))
+
+
+def print_rows(rows: Sequence[Mapping[str, object]], none: str) -> None:
+    """Rows of the same fields as a table, a true value as a dot; or what is to be said of none."""
+    if not rows:
+        out.print(none)
+        return
+    table = Table(box=box.SIMPLE)
+    for column in rows[0]:
+        table.add_column(column)
+    for row in rows:
+        shown = (
+            "●" if value is True else "" if value is False else value for value in row.values()
+        )
+        table.add_row(*(escape(str(value)) for value in shown))
+    out.print(table)
 
 
 def short(value: object) -> str:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from services.cli.console import AsJson, out, print_json, short
+from services.cli.console import AsJson, out, print_json, print_rows, short
 
 if TYPE_CHECKING:
     from recsys.registry import Registry
@@ -42,16 +41,8 @@ def list_(as_json: AsJson = False) -> None:
     ]
     if as_json:
         print_json(rows)
-        return
-    if not rows:
-        out.print("No model yet: fit one with [bold]recsys train ials --data …[/]")
-        return
-    table = Table(box=box.SIMPLE)
-    for column in ("name", "version", "active"):
-        table.add_column(column)
-    for row in rows:
-        table.add_row(str(row["name"]), str(row["version"]), "●" if row["active"] else "")
-    out.print(table)
+    else:
+        print_rows(rows, "No model yet: fit one with [bold]recsys train ials --data …[/]")
 
 
 @app.command()

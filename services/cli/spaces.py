@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from services.cli.console import AsJson, out, print_json, short
+from services.cli.console import AsJson, out, print_json, print_rows, short
 
 if TYPE_CHECKING:
     from recsys.registry import Spaces
@@ -51,17 +50,10 @@ def list_(as_json: AsJson = False) -> None:
             )
     if as_json:
         print_json(rows)
-        return
-    if not rows:
-        out.print("No content space yet: embed a catalogue with [bold]recsys embed --data …[/]")
-        return
-    table = Table(box=box.SIMPLE)
-    for column in rows[0]:
-        table.add_column(column)
-    for row in rows:
-        shown = {**row, "active": "●" if row["active"] else ""}
-        table.add_row(*(escape(str(value)) for value in shown.values()))
-    out.print(table)
+    else:
+        print_rows(
+            rows, "No content space yet: embed a catalogue with [bold]recsys embed --data …[/]"
+        )
 
 
 @app.command()

@@ -15,13 +15,14 @@ from infra.redis import AsyncRedis, connect_async
 from infra.roots import Roots
 from recsys.registry import Registry, Spaces
 from services import live_embedding, live_items
+from services.content_space import QueryVector
 from services.folding import fold_live
 from services.item_schemas import Item, ItemState
 from services.live_catalogue import LiveCatalogue
 from services.live_embedding import LiveEmbedder
 from services.live_items import Embedding, LiveItem, LiveItems, LiveVector
 from services.problems import Overloaded
-from services.searcher import QueryVector, Searcher, SearchQuery
+from services.searcher import Searcher, SearchQuery
 from tests.films import add_space, films
 from tests.hashed import HashedWords
 from tests.planted import Planted, add_fitted

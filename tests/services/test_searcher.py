@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from recsys.registry import Spaces
+from services.content_space import QueryVector
 from services.item_schemas import Item, ItemState, SearchReply, SearchRequest
 from services.live_catalogue import LiveCatalogue
 from services.live_items import LiveItem, LiveVector
 from services.problems import Invalid, ServiceError, Stale, UnknownItem, UnknownSpace
 from services.schemas import Filters
-from services.searcher import QueryVector, Searcher, SearchQuery
+from services.searcher import Searcher, SearchQuery
 from tests.films import add_space, films
 from tests.hashed import HashedWords
 

@@ -10,10 +10,10 @@ import pytest
 from ray.exceptions import ActorDiedError
 
 from infra.redis import connect_async
-from services import app
-from services.app import RemoteEngine
+from services import remote
 from services.history import HistoryStore
 from services.problems import MAX_BODY, Unavailable
+from services.remote import RemoteEngine
 from services.schemas import Problem
 from services.service import Service
 
@@ -65,7 +65,7 @@ def test_another_replica_is_asked_where_one_dies() -> None:
 
 
 def test_a_call_that_goes_on_killing_replicas_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app, "PATIENCE_S", 0.3)
+    monkeypatch.setattr(remote, "PATIENCE_S", 0.3)
     deployment = Deployment(deaths=1000)
     with pytest.raises(Unavailable, match="ended more than once"):
         asked(deployment)
