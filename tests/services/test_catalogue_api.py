@@ -27,7 +27,7 @@ from services.problems import MAX_CONTENT_BODY
 from services.query_encoder import QueryEncoder
 from services.service import Service
 from tests.films import add_space, films
-from tests.hashed import HashedWords
+from tests.hashing_encoder import HashingEncoder
 from tests.near import Near, NearEncoder
 
 T = TypeVar("T")
@@ -37,9 +37,9 @@ class Encoders:
     """Finds the one encoder."""
 
     def __init__(self) -> None:
-        self.encoder = HashedWords()
+        self.encoder = HashingEncoder()
 
-    def open(self, space: str, model: str) -> HashedWords:
+    def open(self, space: str, model: str) -> HashingEncoder:
         return self.encoder
 
     def fingerprint(self, space: str, model: str) -> str:
@@ -108,7 +108,7 @@ class Shop:
 
 @pytest.fixture
 def shop(registry: Registry, redis_url: str, namespace: str, tmp_path: Path) -> Iterator[Shop]:
-    spaces = add_space(tmp_path / "spaces", HashedWords(), films())
+    spaces = add_space(tmp_path / "spaces", HashingEncoder(), films())
     shop = Shop(registry, spaces, redis_url, namespace)
     yield shop
     shop.runner.run(shop.redis.aclose())
@@ -243,7 +243,7 @@ def test_a_body_of_100_megabytes_is_refused_by_its_size(shop: Shop) -> None:
     "uri", ["file:///etc/passwd", "/etc/passwd", "http://169.254.169.254/", "../../etc/passwd"]
 )
 def test_a_picture_outside_the_roots_is_refused_and_the_item_says_why(shop: Shop, uri: str) -> None:
-    spaces = add_space(shop.spaces.root, HashedWords(), films(), name="image")
+    spaces = add_space(shop.spaces.root, HashingEncoder(), films(), name="image")
     assert spaces.names() == ["image", "text"]
     shop.put(NEW | {"image": uri})
     shop.embed()

@@ -20,10 +20,10 @@ from services.live_items import LiveItem, LiveVector
 from services.schemas import Filters, RecommendReply, RecommendRequest
 from services.served_model import Query
 from tests.films import add_space
-from tests.hashed import HashedWords
+from tests.hashing_encoder import HashingEncoder
 from tests.planted import Planted, add_fitted
 
-ENCODER = HashedWords()
+ENCODER = HashingEncoder()
 
 
 def told(item_id: str) -> dict[str, object]:

@@ -24,7 +24,7 @@ from services.live_items import Embedding, LiveItem, LiveItems, LiveVector
 from services.problems import Overloaded
 from services.searcher import Searcher, SearchQuery
 from tests.films import add_space, films
-from tests.hashed import HashedWords
+from tests.hashing_encoder import HashingEncoder
 from tests.planted import Planted, add_fitted
 
 T = TypeVar("T")
@@ -37,7 +37,7 @@ class Shop:
         self.runner = asyncio.Runner()
         self.spaces = spaces
         self.models = Registry(spaces.root.parent / "models")
-        self.encoder = HashedWords()
+        self.encoder = HashingEncoder()
         self.namespace = namespace
         self.runner.run(self._open(redis_url, namespace))
 
@@ -46,7 +46,7 @@ class Shop:
         self.items = LiveItems(self.redis, namespace, max_backlog=100)
         self.embedder = LiveEmbedder(self.items, self.spaces, self.models, self, Roots([]))
 
-    def open(self, space: str, model: str) -> HashedWords:
+    def open(self, space: str, model: str) -> HashingEncoder:
         return self.encoder
 
     def fingerprint(self, space: str, model: str) -> str:
@@ -92,7 +92,7 @@ class Shop:
 
 @pytest.fixture
 def shop(redis_url: str, namespace: str, tmp_path: Path) -> Iterator[Shop]:
-    shop = Shop(redis_url, namespace, add_space(tmp_path / "spaces", HashedWords(), films()))
+    shop = Shop(redis_url, namespace, add_space(tmp_path / "spaces", HashingEncoder(), films()))
     yield shop
     shop.run(shop.redis.aclose())
     shop.runner.close()
@@ -141,7 +141,7 @@ def test_the_same_content_is_not_embedded_again(shop: Shop) -> None:
     shop.embed()
     shop.put(item(attributes={"price": 3}, available=False))
     shop.embed()
-    assert len(shop.encoder.encoded) == 1
+    assert len(shop.encoder.seen) == 1
     entry = shop.one("new")
     assert entry.states["text"] is ItemState.READY
     assert entry.item is not None
@@ -169,7 +169,7 @@ def test_a_message_that_is_done_twice_changes_nothing_more(shop: Shop) -> None:
     shop.embed()
     number = shop.run(shop.items.number())
     shop.embed()
-    assert len(shop.encoder.encoded) == 1
+    assert len(shop.encoder.seen) == 1
     assert shop.run(shop.items.number()) == number
 
 
@@ -213,7 +213,7 @@ def test_another_encoder_in_service_queues_the_live_items_again(shop: Shop, tmp_
     shop.put(item())
     shop.embed()
     shop.run(shop.redis.delete(shop.items.stream))
-    shop.encoder = HashedWords(salt="other")
+    shop.encoder = HashingEncoder(name="other")
     add_space(shop.spaces.root, shop.encoder, films())
 
     async def watch_once() -> None:

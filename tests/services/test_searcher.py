@@ -17,9 +17,9 @@ from services.problems import Invalid, ServiceError, Stale, UnknownItem, Unknown
 from services.schemas import Filters
 from services.searcher import Searcher, SearchQuery
 from tests.films import add_space, films
-from tests.hashed import HashedWords
+from tests.hashing_encoder import HashingEncoder
 
-ENCODER = HashedWords()
+ENCODER = HashingEncoder()
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,9 @@ def live(*entries: LiveItem) -> LiveCatalogue:
     return LiveCatalogue.empty().after(entries, len(entries))
 
 
-def put(item_id: str, words: str | None, encoder: HashedWords = ENCODER, **fields: Any) -> LiveItem:
+def put(
+    item_id: str, words: str | None, encoder: HashingEncoder = ENCODER, **fields: Any
+) -> LiveItem:
     """An item as it stands once it is embedded; without words, before."""
     item = Item(item_id=item_id, **{"title": item_id.title(), **fields})
     if words is None:
@@ -124,7 +126,7 @@ def test_an_attribute_that_no_item_has_is_refused_by_its_name(searcher: Searcher
 
 
 def test_a_query_of_another_encoder_is_never_compared(searcher: Searcher) -> None:
-    other = HashedWords(salt="other")
+    other = HashingEncoder(name="other")
     vector = QueryVector(other.fingerprint, other.encode(["rocket"]).vectors[0])
     one = SearchQuery(SearchRequest(text="rocket"), {"text": vector})
     assert isinstance(refused(searcher, one), Stale)
@@ -185,7 +187,7 @@ def test_an_item_put_anew_as_not_available_is_hidden(searcher: Searcher) -> None
 
 
 def test_a_live_vector_of_another_encoder_plays_no_part(searcher: Searcher) -> None:
-    other = HashedWords(salt="other")
+    other = HashingEncoder(name="other")
     after = searcher.over(live(put("new", "comet", other)))
     assert "new" not in ids(found(after, text="comet", k=36))
     assert after.states("new") == {"text": ItemState.PENDING}
