@@ -11,7 +11,7 @@ when the answer ceases to be of use; of a message without it, when the time is o
 gives its body from the moment of its id. What is past that is dropped, counted and not answered,
 so that after an outage nobody works for callers who are gone.
 
-`Queue.publish` refuses what would not fit into the backlog. A plain XADD cannot be refused: where
+`publish` refuses what would not fit into the backlog. A plain XADD cannot be refused: where
 more waits than the backlog, readers answer the oldest of it with a problem of status 429. While
 nobody reads, nothing bounds what is added by plain XADD.
 
@@ -36,7 +36,6 @@ from redis.exceptions import ResponseError
 
 from infra import queue_scripts as scripts
 from infra.dead_letters import MOST, MOST_BYTES, DeadLetters
-from infra.errors import RecsysError
 from infra.message import (
     Entry,
     Lifetime,
@@ -46,7 +45,8 @@ from infra.message import (
     new_reply_key,
     problem,
 )
-from infra.redis import SOCKET_TIMEOUT_S, AsyncRedis, Redis, reaching
+from infra.publisher import SLICE_S, full, published
+from infra.redis import AsyncRedis, reaching
 
 logger = logging.getLogger(__name__)
 
@@ -59,12 +59,6 @@ SHED_MAX = 500
 TELL_S = 10.0
 """Seconds between two lines in the log about what was dropped and refused."""
 
-RETRY_AFTER_S = 1
-"""When to try again after the queue was full: at the rates that this is made for, it moved on."""
-
-_SLICE_S = SOCKET_TIMEOUT_S / 4
-"""The longest that one command blocks, well below what the connection takes for a failure."""
-
 _CLAIM_S = 1.0
 """How often, at most, a reader looks for the messages of the silent."""
 
@@ -74,14 +68,6 @@ OnBury = Callable[[bytes, str], Awaitable[None]]
 """Told the body of a message that goes to the dead letters, and the reason."""
 
 
-class QueueFull(RecsysError):
-    """So many messages wait that another one would wait too long."""
-
-    def __init__(self, stream: str, max_backlog: int) -> None:
-        super().__init__(_full(stream, max_backlog))
-        self.retry_after_s = RETRY_AFTER_S
-
-
 @dataclass(frozen=True)
 class Backlog:
     lag: int
@@ -89,43 +75,6 @@ class Backlog:
 
     pending: int
     """Messages in some worker's hands."""
-
-
-class Publisher:
-    """The asking side, blocking: for clients that have no event loop."""
-
-    def __init__(self, redis: Redis, stream: str, *, max_backlog: int) -> None:
-        self._redis = redis
-        self._stream = stream
-        self._max_backlog = max_backlog
-        self._publish: Any = redis.register_script(scripts.PUBLISH)
-
-    def new_reply_key(self) -> str:
-        """A key for one reply that nobody else has."""
-        return new_reply_key(self._stream)
-
-    def publish(
-        self, body: bytes, *, deadline_ms: int | None = None, reply_to: str | None = None
-    ) -> str:
-        """Append a message and return its id; raises QueueFull, RedisUnavailable.
-
-        After RedisUnavailable the message may be in the stream or not: ask again under another
-        reply key.
-        """
-        fields = fields_of(self._stream, body, deadline_ms, reply_to)
-        with reaching(self._redis):
-            id_ = self._publish(keys=[self._stream], args=[self._max_backlog, *fields])
-        return _published(id_, self._stream, self._max_backlog)
-
-    def wait_reply(self, reply_to: str, timeout_s: float) -> bytes | None:
-        """Take the reply from its key; None if none comes in time. Raises RedisUnavailable."""
-        until = time.monotonic() + timeout_s
-        while (left := until - time.monotonic()) > 0:
-            with reaching(self._redis):
-                popped: Any = self._redis.blpop([reply_to], timeout=min(left, _SLICE_S))
-            if popped is not None:
-                return bytes(popped[1])
-        return None
 
 
 class Queue:
@@ -193,14 +142,14 @@ class Queue:
         fields = fields_of(self._stream, body, deadline_ms, reply_to)
         with reaching(self._redis):
             id_ = await self._publish(keys=[self._stream], args=[self._max_backlog, *fields])
-        return _published(id_, self._stream, self._max_backlog)
+        return published(id_, self._stream, self._max_backlog)
 
     async def wait_reply(self, reply_to: str, timeout_s: float) -> bytes | None:
         """As `Publisher.wait_reply`."""
         until = time.monotonic() + timeout_s
         while (left := until - time.monotonic()) > 0:
             with reaching(self._redis):
-                popped: Any = await self._redis.blpop([reply_to], timeout=min(left, _SLICE_S))
+                popped: Any = await self._redis.blpop([reply_to], timeout=min(left, SLICE_S))
             if popped is not None:
                 return bytes(popped[1])
         return None
@@ -286,7 +235,7 @@ class Queue:
             return claimed
         if self._behind:
             await self._refuse_excess(consumer)
-        wait_ms = max(1, min(block_ms, int(1000 * _SLICE_S)))
+        wait_ms = max(1, min(block_ms, int(1000 * SLICE_S)))
         execute: Any = self._redis.execute_command
         streams = await execute(
             *("XREADGROUP", "GROUP", self._group, consumer, "COUNT", count, "BLOCK", wait_ms),
@@ -303,7 +252,7 @@ class Queue:
         if not entries:
             return
         refused = await self._alive([Entry(id_, fields, 1) for id_, fields in entries])
-        reply = problem("Too many requests", 429, _full(self._stream, self._max_backlog))
+        reply = problem("Too many requests", 429, full(self._stream, self._max_backlog))
         await self.finish([(message, reply) for message in refused])
         self.refused += len(refused)
         self._tell()
@@ -384,13 +333,3 @@ class Queue:
                 *(what.id, reason, what.deliveries, "1" if reply_to else "", reply),
             ],
         )
-
-
-def _published(id_: bytes | None, stream: str, max_backlog: int) -> str:
-    if id_ is None:
-        raise QueueFull(stream, max_backlog)
-    return id_.decode()
-
-
-def _full(stream: str, max_backlog: int) -> str:
-    return f"{max_backlog} messages wait in {stream} already; try again in {RETRY_AFTER_S} s"

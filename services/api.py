@@ -19,8 +19,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from infra.redis import RedisUnavailable
+from services.bodies import MAX_K, Id, Name
 from services.catalogue_api import CATALOGUE_REQUESTS, add_catalogue
 from services.catalogue_service import CatalogueService
+from services.event_schemas import EventsReply, EventsRequest
 from services.http import body_of, json_reply, operation
 from services.jobs import Jobs
 from services.jobs_api import JOB_REQUESTS, add_jobs
@@ -33,12 +35,7 @@ from services.problems import (
     refusal,
 )
 from services.schemas import (
-    MAX_K,
-    EventsReply,
-    EventsRequest,
-    Id,
     ModelsReply,
-    Name,
     Problem,
     RecommendBatchReply,
     RecommendBatchRequest,

@@ -11,6 +11,7 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from infra.errors import RecsysError
+from services.event_schemas import Event, EventsReply, EventsRequest
 from services.item_schemas import (
     DeleteReply,
     Item,
@@ -23,9 +24,6 @@ from services.item_schemas import (
 )
 from services.problems import refusal
 from services.schemas import (
-    Event,
-    EventsReply,
-    EventsRequest,
     ModelsReply,
     Problem,
     RecommendBatchReply,

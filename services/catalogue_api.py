@@ -6,6 +6,7 @@ from typing import Annotated
 
 from fastapi import FastAPI, Path, Request, Response
 
+from services.bodies import Id
 from services.catalogue_service import CatalogueService
 from services.http import body_of, json_reply, operation
 from services.item_schemas import (
@@ -18,7 +19,6 @@ from services.item_schemas import (
     SpacesReply,
 )
 from services.problems import MAX_CONTENT_BODY, parse
-from services.schemas import Id
 
 CATALOGUE_REQUESTS = (SearchRequest, ItemsRequest)
 

@@ -18,11 +18,12 @@ from typing import Any, Self
 import httpx
 from pydantic import TypeAdapter, ValidationError
 
-from infra.queue import Publisher
+from infra.publisher import Publisher
 from infra.redis import connect, redis_server
 from infra.settings import Settings
 from services import calls
 from services.calls import ApiError, Call, R, Unreachable
+from services.event_schemas import Event, EventsReply
 from services.item_schemas import (
     DeleteReply,
     Item,
@@ -33,8 +34,6 @@ from services.item_schemas import (
     SpacesReply,
 )
 from services.schemas import (
-    Event,
-    EventsReply,
     ModelsReply,
     Problem,
     RecommendBatchReply,

@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from infra.redis import AsyncRedis, reaching
-from services.schemas import Event
+from services.event_schemas import Event
 
 EVENTS_MAX = 1_000_000
 """About how many events the stream keeps; older ones are dropped. 200 bytes each."""

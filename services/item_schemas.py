@@ -10,7 +10,8 @@ from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, Field, StrictBool, StrictFloat, StrictInt, model_validator
 
-from services.schemas import DeadlineMs, Filters, Id, K, Name, ReplyBody, RequestBody
+from services.bodies import DeadlineMs, Id, K, Name, ReplyBody, RequestBody
+from services.filter_schemas import Filters
 
 MAX_ITEMS = 1000
 """The most items in one call."""

@@ -11,11 +11,11 @@ from pydantic import Field, model_validator
 from encoders.catalog import UnknownSpace
 from encoders.checkpoint import NoModel
 from recsys.data.dataset import NoDataset
+from services.bodies import Id, ReplyBody, RequestBody
 from services.http import body_of, json_reply, operation
 from services.job_folder import NoJob
 from services.jobs import Job, Jobs, RefusedDataset
 from services.problems import Invalid, ServiceError, UnknownJob, parse
-from services.schemas import Id, ReplyBody, RequestBody
 from services.spool import NothingToEmbed
 
 

@@ -1,34 +1,18 @@
-"""What requests and replies look like: the same JSON over HTTP and over the Redis queue.
-
-Requests refuse fields that they do not know, so that a misspelt one is told and not ignored.
-Replies ignore them, so that a client reads the replies of a newer server.
-"""
+"""What is recommended, asked and answered, and what goes wrong: the same JSON on every way in."""
 
 from __future__ import annotations
 
-import unicodedata
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any, Self
+from typing import Any, Self
 
-from pydantic import (
-    AfterValidator,
-    AwareDatetime,
-    BaseModel,
-    ConfigDict,
-    Field,
-    StrictBool,
-    StrictFloat,
-    StrictInt,
-    StringConstraints,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from services.bodies import DeadlineMs, Id, K, Name, ReplyBody, RequestBody
+from services.filter_schemas import Filters
 
 DEFAULT_K = 10
 """How many items are recommended where a request does not say."""
-
-MAX_K = 1000
-"""The most items that one request may ask for."""
 
 MAX_HISTORY = 1000
 """The longest history that a request may bring along."""
@@ -38,98 +22,6 @@ MAX_LIST = 10_000
 
 MAX_BATCH = 256
 """The most requests in one batch."""
-
-MAX_EVENTS = 1000
-"""The most events in one call."""
-
-MAX_DEADLINE_MS = 60_000
-"""The longest time that a request may give itself."""
-
-
-def _printable(text: str) -> str:
-    bad = next((c for c in text if unicodedata.category(c) in ("Cc", "Cs")), None)
-    if bad is not None:
-        raise ValueError(
-            f"holds the control character U+{ord(bad):04X}; send printable characters only"
-        )
-    return text
-
-
-Id = Annotated[str, StringConstraints(min_length=1, max_length=256), AfterValidator(_printable)]
-"""An item's or user's id as its owner gave it: 1 to 256 characters, no control characters."""
-
-Name = Annotated[str, StringConstraints(min_length=1, max_length=64), AfterValidator(_printable)]
-"""The name of a model, a tag or a kind of event: 1 to 64 characters, no control characters."""
-
-DeadlineMs = Annotated[int, Field(strict=True, ge=1, le=MAX_DEADLINE_MS)]
-
-K = Annotated[int, Field(strict=True, ge=1, le=MAX_K)]
-
-
-class RequestBody(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class ReplyBody(BaseModel):
-    model_config = ConfigDict(
-        frozen=True, extra="ignore", use_attribute_docstrings=True, protected_namespaces=()
-    )
-
-
-Scalar = StrictBool | StrictInt | StrictFloat | Annotated[str, Field(max_length=1000)]
-"""What an attribute is compared with."""
-
-Bound = StrictInt | StrictFloat | Annotated[str, Field(max_length=1000)]
-
-
-class Condition(RequestBody):
-    """What the value of an attribute must be; all that is given must hold.
-
-    Of an attribute that is a list, one element must meet it. Strings are ordered by code point, so
-    that dates as `2026-01-31` are ordered by time. A bare value is short for `eq`, a list of them
-    for `in`.
-    """
-
-    model_config = RequestBody.model_config | {"populate_by_name": True}
-
-    eq: Scalar | None = None
-    one_of: list[Scalar] | None = Field(None, alias="in", min_length=1, max_length=1000)
-    gte: Bound | None = None
-    gt: Bound | None = None
-    lte: Bound | None = None
-    lt: Bound | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _short(cls, given: Any) -> Any:
-        if isinstance(given, dict | Condition):
-            return given
-        return {"in": given} if isinstance(given, list) else {"eq": given}
-
-
-class Filters(RequestBody):
-    """What an item must have to be recommended or found; every filter that is given must hold."""
-
-    model_config = RequestBody.model_config | {
-        "json_schema_extra": {
-            "examples": [
-                {"tags": ["Comedy", "Drama"]},
-                {"attributes": {"year": {"gte": 1990, "lt": 2000}, "country": ["fr", "it"]}},
-            ]
-        }
-    }
-
-    tags: list[Name] | None = Field(None, min_length=1, max_length=100)
-    """The item bears at least one of these tags."""
-
-    attributes: dict[Name, Condition] = Field({}, max_length=20)
-    """What the attributes of these names must be."""
-
-    @model_validator(mode="after")
-    def _some(self) -> Self:
-        if not self.tags and not self.attributes:
-            raise ValueError("give tags or attributes to filter by, or no filters")
-        return self
 
 
 class RecommendRequest(RequestBody):
@@ -284,7 +176,7 @@ class RecommendReply(ReplyBody):
     fallback: Fallback | None = None
     """Null when the model answered from the history."""
 
-    unknown_items: list[str] = []
+    unknown_items: list[str] = Field([])
     """Items of the history that the model does not know and that played no part, each once."""
 
 
@@ -299,70 +191,6 @@ class SimilarReply(ReplyBody):
     model: str
     version: str
     fallback: Fallback | None = None
-
-
-AHEAD = timedelta(days=1)
-"""How far a clock may run ahead of this one. An event from the future would stay the newest of its
-user's history for that long."""
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-def _plausible(moment: datetime) -> datetime:
-    if moment < _EPOCH:
-        raise ValueError("lies before 1970")
-    if moment > datetime.now(UTC) + AHEAD:
-        raise ValueError("lies more than one day in the future")
-    return moment
-
-
-class Event(RequestBody):
-    """Someone did something with an item."""
-
-    user_id: Id
-    item_id: Id
-    timestamp: Annotated[AwareDatetime, AfterValidator(_plausible)] = Field(
-        default_factory=lambda: datetime.now(UTC)
-    )
-    """ISO 8601 with its offset from UTC (or `Z`), or seconds or milliseconds since 1970; not before
-    1970 and no more than a day ahead. The time of arrival where it is not given."""
-
-    event: Name = "view"
-    """What happened."""
-
-    value: float = Field(1.0, ge=-1e38, le=1e38, allow_inf_nan=False)
-    """How much of it: a rating, a count, seconds."""
-
-
-class EventsRequest(RequestBody):
-    """Tell what users did; the next recommendation reflects it."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "events": [
-                        {"user_id": "196", "item_id": "50", "event": "view"},
-                        {
-                            "user_id": "196",
-                            "item_id": "172",
-                            "timestamp": "2026-01-31T12:00:00Z",
-                            "event": "rating",
-                            "value": 5,
-                        },
-                    ]
-                }
-            ]
-        }
-    )
-
-    events: list[Event] = Field(min_length=1, max_length=MAX_EVENTS)
-
-
-class EventsReply(ReplyBody):
-    accepted: int
-    """How many events are in Redis and in their users' histories. The private server has them on
-    disk within a second; another one as it is set up."""
 
 
 class ModelInfo(ReplyBody):
@@ -417,7 +245,7 @@ class Problem(ReplyBody):
     instance: str | None = None
     """The path that was called."""
 
-    errors: list[FieldError] = []
+    errors: list[FieldError] = Field([])
     """The fields that are wrong, for a 422."""
 
 

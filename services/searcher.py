@@ -18,6 +18,7 @@ from recsys.data.dataset import ITEMS_SCHEMA
 from recsys.data.vocabulary import UNKNOWN, Vocabulary
 from recsys.retrieval.fusion import reciprocal_rank_fusion
 from services.content_space import ContentSpace, QueryVector, Ranking
+from services.filter_schemas import Filters
 from services.item_schemas import (
     Found,
     ItemState,
@@ -28,13 +29,7 @@ from services.item_schemas import (
 )
 from services.live_catalogue import LiveCatalogue
 from services.problems import Invalid, ServiceError, UnknownItem, UnknownSpace
-from services.schemas import (
-    DEFAULT_K,
-    FieldError,
-    Filters,
-    Recommendation,
-    SimilarReply,
-)
+from services.schemas import DEFAULT_K, FieldError, Recommendation, SimilarReply
 
 DEPTH = 100
 """Each space ranks at least so many items before the rankings are merged."""

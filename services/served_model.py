@@ -25,6 +25,7 @@ from recsys.data.histories import Histories
 from recsys.data.vocabulary import UNKNOWN
 from recsys.retrieval.index import Index
 from services.cold_items import ColdItems
+from services.filter_schemas import Filters
 from services.live_catalogue import LiveCatalogue
 from services.problems import Invalid, UnknownItem
 from services.schemas import (
@@ -32,7 +33,6 @@ from services.schemas import (
     Fallback,
     FallbackReason,
     FieldError,
-    Filters,
     Recommendation,
     RecommendReply,
     RecommendRequest,

@@ -14,9 +14,10 @@ from typing import Protocol
 
 from infra.redis import RedisUnavailable
 from services.batcher import Batcher
+from services.event_schemas import Event
 from services.history import HistoryStore
 from services.problems import DeadlineExceeded, ServiceError, parse
-from services.schemas import Deadline, Event, RecommendRequest
+from services.schemas import Deadline, RecommendRequest
 from services.served_model import Query
 
 logger = logging.getLogger(__name__)

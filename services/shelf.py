@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from recsys.data.vocabulary import UNKNOWN, Vocabulary
 from recsys.retrieval.index import Index
 from recsys.retrieval.rules import BadCondition, Condition, Rules
+from services.filter_schemas import Condition as GivenCondition
+from services.filter_schemas import Filters
 from services.problems import Invalid
-from services.schemas import Condition as GivenCondition
-from services.schemas import FieldError, Filters
+from services.schemas import FieldError
 
 if TYPE_CHECKING:
     from services.live_catalogue import Overlay

@@ -36,7 +36,7 @@ def send(
     """
     from infra.settings import load_settings
     from services.client import Client
-    from services.schemas import Event
+    from services.event_schemas import Event
 
     with typed_as(user_id="--user", item_id="--item", event="--event", value="--value"):
         events = [Event(user_id=user, item_id=each, event=event, value=value) for each in item]

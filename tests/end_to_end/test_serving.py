@@ -18,14 +18,15 @@ import pytest
 
 from infra.errors import RecsysError
 from infra.loopback import free_port
-from infra.queue import Publisher
+from infra.publisher import Publisher
 from infra.redis import connect
 from infra.settings import Settings
 from recsys.registry import Registry
 from services.active_models import NoModel
 from services.client import ApiError, AsyncClient, Client, QueueClient
+from services.event_schemas import Event
 from services.problems import MAX_BODY
-from services.schemas import Event, FallbackReason, Problem, RecommendReply, RecommendRequest
+from services.schemas import FallbackReason, Problem, RecommendReply, RecommendRequest
 from services.serving import Running, serving
 from tests.planted import Planted, add_fitted
 from tests.processes import (

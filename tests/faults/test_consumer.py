@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from infra.queue import Publisher
+from infra.publisher import Publisher
 from infra.redis import Redis, connect
 
 REQUESTS = 60

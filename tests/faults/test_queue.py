@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.queue import Publisher
+from infra.publisher import Publisher
 from infra.redis import Redis, RedisUnavailable, connect, reaching, redis_server
 from infra.settings import Settings
 

@@ -14,7 +14,8 @@ import pytest
 
 from infra.dead_letters import MOST_BYTES
 from infra.message import Lifetime
-from infra.queue import OnBury, Publisher, Queue, QueueFull
+from infra.publisher import Publisher, QueueFull
+from infra.queue import OnBury, Queue
 from infra.redis import AsyncRedis, connect, connect_async
 
 VISIBILITY_S = 0.2

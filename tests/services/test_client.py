@@ -15,7 +15,8 @@ from infra.loopback import free_port
 from infra.redis import RedisUnavailable
 from infra.settings import Settings
 from services.client import ApiError, AsyncClient, Client, QueueClient, Unreachable
-from services.schemas import Event, RecommendRequest
+from services.event_schemas import Event
+from services.schemas import RecommendRequest
 
 REQUEST = RecommendRequest(history=["a"])
 

@@ -14,10 +14,11 @@ from recsys.data.dataset import ITEMS_SCHEMA
 from recsys.registry import Bridges, Registry, Spaces
 from recsys.retrieval.bridge import fit
 from services.active_models import ActiveModels
+from services.filter_schemas import Filters
 from services.item_schemas import Item, ItemState
 from services.live_catalogue import LiveCatalogue
 from services.live_items import LiveItem, LiveVector
-from services.schemas import Filters, RecommendReply, RecommendRequest
+from services.schemas import RecommendReply, RecommendRequest
 from services.served_model import Query
 from tests.films import add_space
 from tests.hashing_encoder import HashingEncoder

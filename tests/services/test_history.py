@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infra.redis import AsyncRedis, connect_async
+from services.event_schemas import Event
 from services.history import HistoryStore
-from services.schemas import Event
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
 

@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+from services.event_schemas import Event, EventsRequest
 from services.problems import Invalid, Malformed, ServiceError, UnknownItem, parse
 from services.schemas import (
-    Event,
-    EventsRequest,
     Problem,
     RecommendBatchReply,
     RecommendBatchRequest,

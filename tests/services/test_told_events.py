@@ -11,8 +11,8 @@ import pytest
 from infra.redis import connect, connect_async
 from recsys.data.dataset import Dataset, write_dataset
 from services import told_events
+from services.event_schemas import Event
 from services.history import HistoryStore
-from services.schemas import Event
 from services.told_events import ToldEvents
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
