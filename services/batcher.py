@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
-from services.problems import Overloaded
+from services.problems import Overloaded, ServiceError
 
 Q = TypeVar("Q")
 R = TypeVar("R")
@@ -41,12 +41,13 @@ class Batcher(Generic[Q, R]):
         self._calls: set[asyncio.Task[None]] = set()
 
     async def __call__(self, question: Q) -> R:
-        """The answer; raises what `ask` raises, or Overloaded where `max_waiting` wait already."""
+        """The answer; raises what `ask` raises over this question, or over any where that is a
+        ServiceError; Overloaded where `max_waiting` wait already."""
         [answer] = self._enqueue([question])
         return await answer
 
     async def many(self, questions: Sequence[Q]) -> list[R]:
-        """The answers; raises as for one, for all of them. Those of others come between."""
+        """The answers; raises as for one if one of them has none. Those of others come between."""
         return await asyncio.gather(*self._enqueue(questions))
 
     def _enqueue(self, questions: Sequence[Q]) -> list[asyncio.Future[R]]:
@@ -69,17 +70,28 @@ class Batcher(Generic[Q, R]):
     async def _work(self) -> None:
         """Ask batch after batch until nobody waits."""
         while batch := self._next_batch():
-            questions, answers = zip(*batch, strict=True)
-            try:
-                replies = await self._ask(questions)
-            except Exception as error:  # noqa: BLE001 - whatever it is, each caller is told
-                for answer in answers:
+            await self._answer(batch)
+
+    async def _answer(self, batch: Sequence[tuple[Q, asyncio.Future[R]]]) -> None:
+        """Ask the questions together or, if that fails, one by one: one that cannot be answered
+        does not take the others with it. What the service knows to fail, it does for all of them.
+        """
+        questions, answers = zip(*batch, strict=True)
+        try:
+            replies = await self._ask(questions)
+        except Exception as error:  # noqa: BLE001 - whatever it is, each caller is told
+            if len(batch) > 1 and not isinstance(error, ServiceError):
+                for question, answer in batch:
                     if not answer.done():
-                        answer.set_exception(error)
-                continue
-            for answer, reply in zip(answers, replies, strict=True):
+                        await self._answer([(question, answer)])
+                return
+            for answer in answers:
                 if not answer.done():
-                    answer.set_result(reply)
+                    answer.set_exception(error)
+            return
+        for answer, reply in zip(answers, replies, strict=True):
+            if not answer.done():
+                answer.set_result(reply)
 
     def _next_batch(self) -> list[tuple[Q, asyncio.Future[R]]]:
         """Those who have waited longest, without the ones who gave up."""

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, StrictBool, StrictFloat, StrictInt, model_validator
 
+from recsys.retrieval import condition
 from services.bodies import Name, RequestBody
 
 Scalar = StrictBool | StrictInt | StrictFloat | Annotated[str, Field(max_length=1000)]
@@ -37,6 +38,22 @@ class Condition(RequestBody):
         if isinstance(given, dict | Condition):
             return given
         return {"in": given} if isinstance(given, list) else {"eq": given}
+
+    @model_validator(mode="after")
+    def _compares(self) -> Self:
+        self.rule()
+        return self
+
+    def rule(self) -> condition.Condition:
+        """The same for the catalogue's rules; raises BadCondition where nothing can be so."""
+        return condition.Condition(
+            eq=self.eq,
+            one_of=self.one_of,
+            gte=self.gte,
+            gt=self.gt,
+            lte=self.lte,
+            lt=self.lt,
+        )
 
 
 class Filters(RequestBody):

@@ -14,9 +14,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from recsys.data.vocabulary import UNKNOWN, Vocabulary
+from recsys.retrieval.condition import BadCondition
 from recsys.retrieval.index import Index
-from recsys.retrieval.rules import BadCondition, Condition, Rules
-from services.filter_schemas import Condition as GivenCondition
+from recsys.retrieval.rules import Rules
 from services.filter_schemas import Filters
 from services.problems import Invalid
 from services.schemas import FieldError
@@ -66,9 +66,9 @@ def passing(filters: Filters, rules: Sequence[Rules]) -> list[NDArray[np.bool_]]
     Raises Invalid where all of them refuse the same attribute, such as one that no item has; an
     attribute that some items have is met by none of the others.
     """
-    conditions = {name: _condition(c) for name, c in filters.attributes.items()}
     masks = [np.ones(len(each.available), np.bool_) for each in rules]
-    for name, condition in conditions.items():
+    for name, given in filters.attributes.items():
+        condition = given.rule()
         refusals: list[BadCondition] = []
         for mask, each in zip(masks, rules, strict=True):
             try:
@@ -84,14 +84,3 @@ def passing(filters: Filters, rules: Sequence[Rules]) -> list[NDArray[np.bool_]]
         for mask, each in zip(masks, rules, strict=True):
             mask &= each.bearing(filters.tags)
     return masks
-
-
-def _condition(given: GivenCondition) -> Condition:
-    return Condition(
-        eq=given.eq,
-        one_of=given.one_of,
-        gte=given.gte,
-        gt=given.gt,
-        lte=given.lte,
-        lt=given.lt,
-    )

@@ -7,12 +7,11 @@ what it finds, not what there is.
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any, TypeAlias
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import orjson
@@ -21,11 +20,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from infra.errors import RecsysError
-
-Value: TypeAlias = bool | int | float | str
-"""What an attribute is compared with."""
-
-SORTS = {bool: "boolean", int: "number", float: "number", str: "string"}
+from recsys.retrieval.condition import SORTS, BadCondition, Condition, Value
 
 SHOWN = 20
 """How many of the known attributes an error names."""
@@ -33,49 +28,6 @@ SHOWN = 20
 
 class BadAttributes(RecsysError, ValueError):
     """An item whose attributes are no JSON object."""
-
-
-class BadCondition(RecsysError, ValueError):
-    """A condition that no item could ever meet: of a name or a type that none has."""
-
-
-@dataclass(frozen=True)
-class Condition:
-    """What an attribute's value must be; all that is given must hold.
-
-    Of an attribute that is a list, one element must be in the range, one be `eq`, one in `one_of`.
-    Strings are ordered by code point, so that a range of ISO dates is one of time; booleans have no
-    order. An item without the attribute, or with null, never meets a condition.
-
-    Raises BadCondition if nothing is given, a number that is none, or a range that is not of
-    numbers or of strings alone.
-    """
-
-    eq: Value | None = None
-    one_of: Sequence[Value] | None = None
-    gte: float | str | None = None
-    gt: float | str | None = None
-    lte: float | str | None = None
-    lt: float | str | None = None
-
-    def __post_init__(self) -> None:
-        values = [*self.bounds(), *(self.one_of or ())]
-        if self.eq is not None:
-            values.append(self.eq)
-        if not values or (self.one_of is not None and not self.one_of):
-            names = ", ".join(each.name for each in fields(self))
-            raise BadCondition(f"a condition compares with nothing; give a value to one of {names}")
-        if any(isinstance(value, float) and math.isnan(value) for value in values):
-            raise BadCondition("a condition compares with a number that is none (NaN)")
-        sorts = {SORTS[type(bound)] for bound in self.bounds()}
-        if len(sorts) > 1 or "boolean" in sorts:
-            raise BadCondition(
-                f"a range is of numbers or of strings, not from {' to '.join(sorted(sorts))}"
-            )
-
-    def bounds(self) -> list[Value]:
-        """What is given of the range."""
-        return [b for b in (self.gte, self.gt, self.lte, self.lt) if b is not None]
 
 
 class Rules:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from services.batcher import Batcher
-from services.problems import Overloaded
+from services.problems import Overloaded, Unavailable
 
 
 class Doubling:
@@ -17,12 +17,15 @@ class Doubling:
     def __init__(self) -> None:
         self.asked: list[list[int]] = []
         self.may = asyncio.Event()
+        self.away = False
 
     async def __call__(self, numbers: Sequence[int]) -> list[int]:
         self.asked.append(list(numbers))
         await self.may.wait()
         if 13 in numbers:
             raise ArithmeticError("13")
+        if 0 in numbers and self.away:
+            raise Unavailable("away")
         return [2 * number for number in numbers]
 
 
@@ -55,14 +58,29 @@ def test_what_arrives_during_a_call_goes_together_with_the_next() -> None:
     asyncio.run(story())
 
 
-def test_a_failed_call_is_told_to_its_callers_alone() -> None:
+def test_a_question_that_cannot_be_answered_fails_alone() -> None:
     async def story() -> None:
         ask = Doubling()
-        batched = batcher(ask, max_batch=2)
-        tasks = [asyncio.create_task(batched(i)) for i in (1, 13, 2)]
+        batched = batcher(ask, max_batch=3)
+        tasks = [asyncio.create_task(batched(i)) for i in (1, 13, 2, 3)]
         ask.may.set()
         answers = await asyncio.gather(*tasks, return_exceptions=True)
-        assert [type(answer) for answer in answers] == [ArithmeticError, ArithmeticError, int]
+        assert [type(answer) for answer in answers] == [int, ArithmeticError, int, int]
+        assert ask.asked == [[1, 13, 2], [1], [13], [2], [3]]
+
+    asyncio.run(story())
+
+
+def test_what_the_service_knows_to_fail_is_told_to_all_and_not_asked_again() -> None:
+    async def story() -> None:
+        ask = Doubling()
+        ask.away = True
+        batched = batcher(ask)
+        tasks = [asyncio.create_task(batched(i)) for i in range(2)]
+        ask.may.set()
+        answers = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [type(answer) for answer in answers] == [Unavailable, Unavailable]
+        assert ask.asked == [[0, 1]]
 
     asyncio.run(story())
 

@@ -54,6 +54,26 @@ def test_a_wrong_field_is_named(body: dict[str, Any], field: str) -> None:
     assert field in error.message
 
 
+@pytest.mark.parametrize(
+    ("condition", "told"),
+    [
+        (b"{}", "compares with nothing"),
+        (b"null", "compares with nothing"),
+        (b'{"gte": null}', "compares with nothing"),
+        (b'{"gte": NaN}', "NaN"),
+        (b'{"in": [1, Infinity]}', "infinity"),
+        (b'{"gte": 1, "lt": "a"}', "not from number to string"),
+    ],
+)
+def test_a_condition_that_nothing_can_meet_is_refused_by_its_attribute(
+    condition: bytes, told: str
+) -> None:
+    body = b'{"filters": {"attributes": {"year": %s}}}' % condition
+    error = refused(RecommendRequest, body)
+    assert [e.field for e in error.errors] == ["filters.attributes.year"]
+    assert told in error.message
+
+
 def test_a_user_and_a_history_together_are_refused() -> None:
     error = refused(RecommendRequest, {"user_id": "196", "history": ["50"]})
     assert error.message == "give either user_id or history, not both"

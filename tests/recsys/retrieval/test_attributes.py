@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recsys.retrieval.rules import BadAttributes, BadCondition, Condition, Rules
+from recsys.retrieval.condition import BadCondition, Condition
+from recsys.retrieval.rules import BadAttributes, Rules
 
 numbers = st.integers(-3, 3) | st.sampled_from([-1.5, 0.0, 1.0, 2.5])
 strings = st.sampled_from(["", "a", "b", "ba", "é"])
@@ -154,6 +155,8 @@ def test_a_condition_that_says_nothing_sensible_is_refused() -> None:
         Condition(eq=1, one_of=[])
     with pytest.raises(BadCondition, match="NaN"):
         Condition(lt=float("nan"))
+    with pytest.raises(BadCondition, match="infinity"):
+        Condition(one_of=[1, float("inf")])
     with pytest.raises(BadCondition, match="not from number to string"):
         Condition(gte=1, lt="b")
     with pytest.raises(BadCondition, match="not from boolean"):
