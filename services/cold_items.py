@@ -17,10 +17,9 @@ from recsys.bridge_bundle import BridgeBundle
 from recsys.bundle import Bundle
 from recsys.content_bundle import ContentBundle
 from recsys.data.vocabulary import UNKNOWN, Vocabulary
-from recsys.retrieval.rules import Rules
 from services.live_catalogue import LiveCatalogue
 from services.schemas import Recommendation, RecommendRequest
-from services.shelf import Shelf, flat, passing
+from services.shelf import Shelf, flat
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,15 +39,15 @@ class ColdShelf:
         k: int,
         request: RecommendRequest,
         history: Sequence[str],
-        others: Sequence[Rules],
+        passes: NDArray[np.bool_] | None,
     ) -> list[Recommendation]:
         """The k with the largest inner products with the vector that the request lets come.
 
-        others: the rules that an attribute may be known by beside those of this shelf.
+        passes: Bool[M], the rows that pass the request's filters; None where it has none.
         """
         mask = self.available.copy()
-        if request.filters is not None:
-            mask &= passing(request.filters, [self.shelf.rules, *others])[0]
+        if passes is not None:
+            mask &= passes
         if request.allow is not None:
             asked = np.zeros(len(mask), np.bool_)
             asked[self.shelf.known(request.allow)] = True

@@ -149,8 +149,10 @@ class ServedModel:
 
         vectors = self.bundle.model.query_vectors(histories)
         told = np.any(vectors != 0, axis=1) & (known_lengths > 0)
+        passes = [self._passes(query.request.filters) for query in queries]
         candidates = [
-            self._candidates(query.request, histories[i]) for i, query in enumerate(queries)
+            self._candidates(query.request, histories[i], passes[i][0])
+            for i, query in enumerate(queries)
         ]
         near = {i: self._near(queries[i]) for i in np.flatnonzero(~told).tolist()}
         rankings: dict[int, Ranking] = {}
@@ -164,7 +166,7 @@ class ServedModel:
         items = self._items([(rankings[i], space) for i, space in enumerate(spaces)])
         if self._cold:
             for i in np.flatnonzero(told).tolist():
-                items[i] = self._with_cold(items[i], vectors[i], queries[i])
+                items[i] = self._with_cold(items[i], vectors[i], queries[i], passes[i][1:])
         return [
             RecommendReply(
                 items=near.get(i) or items[i],
@@ -241,17 +243,26 @@ class ServedModel:
         return self._searcher.near(history[-RECENT:], k, request.filters, without)
 
     def _with_cold(
-        self, items: list[Recommendation], vector: NDArray[np.float32], query: Query
+        self,
+        items: list[Recommendation],
+        vector: NDArray[np.float32],
+        query: Query,
+        passes: Sequence[NDArray[np.bool_] | None],
     ) -> list[Recommendation]:
-        """The best of the items and of those that the model never learnt."""
+        """The best of the items and of those that the model never learnt; `passes` of each of
+        the cold shelves."""
         k = self.size(query.request.k)
-        others = [self._main.rules, self._live.rules]
-        for cold in self._cold:
-            items += cold.best(vector, k, query.request, query.history, others)
+        for cold, passed in zip(self._cold, passes, strict=True):
+            items += cold.best(vector, k, query.request, query.history, passed)
         return sorted(items, key=lambda item: -item.score)[:k]
 
-    def _candidates(self, request: RecommendRequest, seen: NDArray[np.int64]) -> _Candidates:
-        """What the request allows and excludes, in rows."""
+    def _candidates(
+        self,
+        request: RecommendRequest,
+        seen: NDArray[np.int64],
+        passes: NDArray[np.bool_] | None,
+    ) -> _Candidates:
+        """What the request allows and excludes, in rows; `passes` its filters, if it has any."""
         excluded = self._main.known(request.deny)
         if request.exclude_seen:
             excluded = np.union1d(excluded, seen)
@@ -259,8 +270,7 @@ class ServedModel:
         if request.allow is not None:
             own = np.zeros(self._n, np.bool_)
             own[self._main.known(request.allow)] = True
-        if request.filters is not None:
-            passes = self._passes(request.filters)
+        if passes is not None:
             own = passes if own is None else own & passes
         if own is None and len(excluded) > OVERFETCH:
             own = np.ones(self._n, np.bool_)
@@ -270,12 +280,15 @@ class ServedModel:
             excluded = np.empty(0, np.int64)
         return _Candidates(self.size(request.k), excluded, own)
 
-    def _passes(self, filters: Filters) -> NDArray[np.bool_]:
-        """Bool[N]: the bundle's rows that pass, as they are now."""
+    def _passes(self, filters: Filters | None) -> Sequence[NDArray[np.bool_] | None]:
+        """Of the bundle's items and then of each cold shelf Bool[N], the rows that pass as they
+        are now; None each where there are no filters."""
+        if filters is None:
+            return [None] * (1 + len(self._cold))
         cold = [each.shelf.rules for each in self._cold]
-        mask, over, *_ = passing(filters, [self._main.rules, self._live.rules, *cold])
-        mask[self._overlay.rows] = over[self._overlay.live_rows]
-        return mask
+        over, main, *others = passing(filters, [self._live.rules, self._main.rules, *cold])
+        main[self._overlay.rows] = over[self._overlay.live_rows]
+        return [main, *others]
 
     def _search(
         self, index: Index, vectors: NDArray[np.float32], wanted: Mapping[int, _Candidates]

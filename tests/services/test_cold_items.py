@@ -28,7 +28,7 @@ ENCODER = HashingEncoder()
 
 
 def told(item_id: str) -> dict[str, object]:
-    """An item that says nothing but its genre and a word of its own."""
+    """An item that says nothing but its genre and a word of its own; one of no model has a year."""
     genre = item_id.split("-")[0]
     return {
         "item_id": item_id,
@@ -36,7 +36,7 @@ def told(item_id: str) -> dict[str, object]:
         "text": None,
         "image": None,
         "tags": [genre],
-        "attributes": "{}",
+        "attributes": '{"year": 2026}' if item_id.endswith("-new") else "{}",
         "available": True,
     }
 
@@ -136,6 +136,13 @@ def test_a_new_item_obeys_the_request(models: ActiveModels) -> None:
     assert [item.item_id for item in answer(models, allow=new).items] == new
     assert bridged(answer(models, filters=Filters(tags=["western"]))) == ["western-new"]
     assert "comedy-new" not in bridged(answer(models, history=["comedy-0", "comedy-new"]))
+
+
+def test_an_attribute_that_only_some_new_items_have_is_filtered_by(models: ActiveModels) -> None:
+    models.lay(LiveCatalogue.empty().after([put("comedy-live")], 1))
+    year = Filters.model_validate({"attributes": {"year": 2026}})
+    filtered = [item.item_id for item in answer(models, filters=year).items]
+    assert sorted(filtered) == ["comedy-new", "drama-new", "western-new"]
 
 
 def test_a_new_item_that_is_deleted_or_not_available_is_not_recommended(
