@@ -17,7 +17,7 @@ from recsys.bridge_bundle import BridgeBundle
 from recsys.bundle import Bundle
 from recsys.content_bundle import ContentBundle
 from recsys.data.vocabulary import UNKNOWN, Vocabulary
-from services.live_catalogue import LiveCatalogue
+from services.live_catalogue import LiveCatalogue, Overlay
 from services.schemas import Recommendation, RecommendRequest
 from services.shelf import Shelf, flat
 
@@ -29,6 +29,9 @@ class ColdShelf:
     shelf: Shelf
     available: NDArray[np.bool_]
     """Bool[M]."""
+
+    overlay: Overlay
+    """What is live, as these rows see it."""
 
     space: str
     """Whose their vectors are."""
@@ -65,7 +68,11 @@ class ColdShelf:
         )
         return [
             Recommendation(
-                item_id=item_id, title=title, score=score, space=self.space, bridged=True
+                item_id=item_id,
+                title=self.overlay.live.title(item_id, title),
+                score=score,
+                space=self.space,
+                bridged=True,
             )
             for item_id, title, score in named
         ]
@@ -96,14 +103,16 @@ class ColdItems:
     def under(self, live: LiveCatalogue) -> list[ColdShelf]:
         """The cold items of the main indexes, and the live ones."""
         found: list[ColdShelf] = []
+        added = self._bridged_live(live)
         if self._main is not None:
             overlay = live.over(self._main.items)
             available = self._main.available(overlay)
-            available[overlay.rows] = False  # they stand on the live shelf, or wait to
-            found.append(ColdShelf(self._main, available, self._learnt_in))
-        added = self._bridged_live(live)
+            if added is not None:  # what was embedded anew comes from there and not from here
+                available[self._main.known(added.ids.to_pylist())] = False
+            found.append(ColdShelf(self._main, available, overlay, self._learnt_in))
         if added is not None:
-            found.append(ColdShelf(added, added.rules.available, self._learnt_in))
+            overlay = live.over(added.items)
+            found.append(ColdShelf(added, added.rules.available, overlay, self._learnt_in))
         return found
 
     def _bridged(self, spaces: list[ContentBundle]) -> Shelf | None:

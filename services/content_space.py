@@ -114,7 +114,7 @@ class ContentSpace:
             masks.append(self._added.rules.available.copy())
         if filters is not None:
             *passed, over = passing(filters, [*(s.rules for s in shelves), self._live.rules])
-            passed[0][self._overlay.rows] = over[self._overlay.live_rows]
+            self._overlay.renew(passed[0], over)
             for mask, one in zip(masks, passed, strict=True):
                 mask &= one
         ids: list[str] = []

@@ -117,6 +117,10 @@ class Overlay:
     def __bool__(self) -> bool:
         return bool(len(self.rows) or len(self.gone))
 
+    def renew(self, mask: NDArray[np.bool_], live: NDArray[np.bool_]) -> None:
+        """Let the live catalogue's mask judge those of the mask's rows that are said anew."""
+        mask[self.rows] = live[self.live_rows]
+
 
 def items_table(items: Sequence[Item]) -> pa.Table:
     """Items by ITEMS_SCHEMA."""

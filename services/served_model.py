@@ -285,10 +285,12 @@ class ServedModel:
         are now; None each where there are no filters."""
         if filters is None:
             return [None] * (1 + len(self._cold))
-        cold = [each.shelf.rules for each in self._cold]
-        over, main, *others = passing(filters, [self._live.rules, self._main.rules, *cold])
-        main[self._overlay.rows] = over[self._overlay.live_rows]
-        return [main, *others]
+        shelves = [self._main, *(cold.shelf for cold in self._cold)]
+        overlays = [self._overlay, *(cold.overlay for cold in self._cold)]
+        over, *masks = passing(filters, [self._live.rules, *(shelf.rules for shelf in shelves)])
+        for mask, overlay in zip(masks, overlays, strict=True):
+            overlay.renew(mask, over)
+        return masks
 
     def _search(
         self, index: Index, vectors: NDArray[np.float32], wanted: Mapping[int, _Candidates]

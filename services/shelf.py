@@ -50,7 +50,7 @@ class Shelf:
         """Bool[N]: the rows that may be found at all."""
         mask = self.rules.available.copy()
         if overlay:
-            mask[overlay.rows] = overlay.live.rules.available[overlay.live_rows]
+            overlay.renew(mask, overlay.live.rules.available)
             mask[overlay.gone] = False
         return mask
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +100,11 @@ def put(item_id: str, **fields: object) -> LiveItem:
     return LiveItem(item_id, 1, 1, item, {"text": vector}, {"text": ItemState.READY}, {})
 
 
+def waiting(item_id: str, **fields: object) -> LiveItem:
+    """One that was put, and is not embedded yet."""
+    return replace(put(item_id, **fields), vectors={}, states={"text": ItemState.PENDING})
+
+
 def gone(item_id: str) -> LiveItem:
     return LiveItem(item_id, 2, 0, None, {}, {}, {})
 
@@ -158,6 +164,16 @@ def test_an_item_stands_once_where_it_is_new_and_live(models: ActiveModels) -> N
     models.lay(LiveCatalogue.empty().after([put("comedy-new", title="Anew")], 1))
     found = [item for item in answer(models).items if item.item_id == "comedy-new"]
     assert [item.title for item in found] == ["Anew"]
+
+
+def test_until_it_is_embedded_a_new_item_put_anew_is_recommended_as_before(
+    models: ActiveModels,
+) -> None:
+    models.lay(LiveCatalogue.empty().after([waiting("comedy-new", title="Anew", tags=["sale"])], 1))
+    [item] = answer(models, filters=Filters(tags=["sale"])).items
+    assert (item.item_id, item.title, item.bridged) == ("comedy-new", "Anew", True)
+    models.lay(LiveCatalogue.empty().after([waiting("comedy-new", available=False)], 1))
+    assert "comedy-new" not in bridged(answer(models))
 
 
 def test_as_many_items_may_be_asked_for_as_there_are(models: ActiveModels) -> None:
