@@ -156,16 +156,21 @@ class Searcher:
         weights = self._weights(request)
         examples = [*request.like, *request.unlike]
         rankings: dict[str, Ranking] = {}
+        refusals: list[Invalid] = []
         known: set[str] = set()
         for name, weight in weights.items():
             space = self._space(name)
             known |= {item_id for item_id in examples if space.vector(item_id) is not None}
             vector = space.direction(request, query.encoded.get(name))
             if weight and vector is not None:
-                depth = max(k, DEPTH)
-                rankings[name] = space.rank(vector, depth, request.filters, examples)
+                try:
+                    ranking = space.rank(vector, max(k, DEPTH), request.filters, examples)
+                except Invalid as error:  # others may have the attribute that this one has not
+                    refusals.append(error)
+                else:
+                    rankings[name] = ranking
         if not rankings:
-            raise self._nothing(request)
+            raise refusals[0] if refusals else self._nothing(request)
         return SearchReply(
             items=self._fused(rankings, weights, k),
             versions={name: self._spaces[name].bundle.version for name in rankings},

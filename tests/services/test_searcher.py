@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from recsys.registry import Spaces
@@ -202,6 +203,20 @@ def test_two_spaces_are_fused_by_their_ranks(
     assert set(reply.items[0].spaces) == {"text", "other"}
     assert reply.items[0].score == pytest.approx(2 / 61, rel=1e-5)
     assert ids(reply) == ids(found(searcher, like=["western-0"], k=3))
+
+
+def test_a_space_without_the_attribute_that_is_filtered_by_leaves_the_answer_to_the_others(
+    spaces: Spaces, tmp_path: Path
+) -> None:
+    plain = films().drop_columns(["attributes"]).append_column("attributes", pa.array(["{}"] * 36))
+    other = add_space(tmp_path, ENCODER, plain.select(films().column_names), name="other")
+    bundles = {"other": other.open_active("other"), "text": spaces.open_active("text")}
+    both = Searcher(bundles, LiveCatalogue.empty())
+    reply = found(both, like=["western-0"], filters={"attributes": {"year": 1985}})
+    assert reply.versions == {"text": "v0001"}
+    assert {item.split("-")[1] for item in ids(reply)} == {"5"}
+    refusal = refused(both, query(like=["western-0"], filters={"attributes": {"yaer": 1985}}))
+    assert isinstance(refusal, Invalid)
 
 
 def test_a_space_of_weight_0_is_not_asked(spaces: Spaces) -> None:
