@@ -16,6 +16,9 @@ from services.filter_schemas import Filters
 MAX_ITEMS = 1000
 """The most items in one call."""
 
+MAX_ITEM = 1 << 18
+"""Bytes of the largest item, as JSON. It bounds what all live items take in Redis and replicas."""
+
 MAX_TEXT = 1 << 16
 """Characters of the longest title or text of an item, and of a query."""
 
@@ -27,13 +30,21 @@ MAX_EXAMPLES = 100
 
 AttributeName = Annotated[str, Field(min_length=1, max_length=64)]
 
-AttributeValue = (
+
+def _storable(value: Any) -> Any:
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ValueError("is a whole number of more than 64 bits; send it as a text")
+    return value
+
+
+AttributeValue = Annotated[
     StrictBool
     | StrictInt
     | Annotated[StrictFloat, Field(allow_inf_nan=False)]
     | Annotated[str, Field(max_length=1000)]
-    | list[Annotated[str, Field(max_length=1000)]]
-)
+    | list[Annotated[str, Field(max_length=1000)]],
+    AfterValidator(_storable),
+]
 """A number, a truth value, a text or a list of texts."""
 
 
@@ -68,6 +79,15 @@ class Item(RequestBody):
     """Whether it may be recommended and found."""
 
 
+def _small(item: Item) -> Item:
+    size = len(item.model_dump_json().encode())
+    if size > MAX_ITEM:
+        raise ValueError(
+            f"the item {item.item_id!r} has {size:,} bytes as JSON; {MAX_ITEM:,} are allowed"
+        )
+    return item
+
+
 class ItemsRequest(RequestBody):
     """Put items into the catalogue, or put others in their places."""
 
@@ -89,7 +109,7 @@ class ItemsRequest(RequestBody):
         }
     }
 
-    items: list[Item] = Field(min_length=1, max_length=MAX_ITEMS)
+    items: list[Annotated[Item, AfterValidator(_small)]] = Field(min_length=1, max_length=MAX_ITEMS)
 
     @model_validator(mode="after")
     def _each_once(self) -> Self:
