@@ -6,6 +6,7 @@ registry each by itself, so a search that falls between two versions of a space 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -31,7 +32,7 @@ from services.service import MAX_WAITING, deadline
 T = TypeVar("T")
 
 RERANKED = 50
-"""How many of the best results the cross-encoder reads."""
+"""How many of the best results the cross-encoder reads; what lies behind keeps its order."""
 
 TRIES = 3
 """How often a search is begun where a space was exchanged meanwhile."""
@@ -47,7 +48,7 @@ class Wanted:
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """What was found, and the texts of it where they were asked for."""
+    """What was found, and the texts of the best of it where they were asked for."""
 
     reply: SearchReply
     texts: list[str]
@@ -62,7 +63,7 @@ class CatalogueEngine(Protocol):
         ...
 
     async def search(self, queries: Sequence[SearchQuery]) -> Sequence[Answer | ServiceError]:
-        """An answer for each, with its texts for those with a depth."""
+        """An answer for each, with so many texts as its depth."""
         ...
 
     async def item(self, item_id: str) -> ItemReply | ServiceError: ...
@@ -150,24 +151,30 @@ class CatalogueService:
 
 
 def answer(searcher: Searcher, query: SearchQuery) -> Answer | ServiceError:
-    """What a searcher finds, with the texts of it for a query with a depth."""
+    """What a searcher finds, with the texts of so many as the query's depth."""
     reply = searcher.search(query)
     if isinstance(reply, ServiceError):
         return reply
     texts: list[str] = []
     if query.depth:
-        found = searcher.catalogue([item.item_id for item in reply.items])
+        found = searcher.catalogue([item.item_id for item in reply.items[: query.depth]])
         texts = item_texts(found).to_pylist()
     return Answer(reply, texts)
 
 
 def _reranked(reply: SearchReply, scores: Sequence[float], k: int) -> SearchReply:
-    items: list[Found] = [
-        found.model_copy(update={"score": score})
-        for found, score in zip(reply.items, scores, strict=True)
-    ]
-    best = sorted(items, key=lambda found: -found.score)[:k]
-    return reply.model_copy(update={"items": best, "reranked": True})
+    """The best by their scores; behind them, in the order that they had, those that could not be
+    read, which have no finite one, and those that were not."""
+    read: list[Found] = []
+    others: list[Found] = []
+    for found, score in zip(reply.items, scores, strict=False):
+        if math.isfinite(score):
+            read.append(found.model_copy(update={"score": score}))
+        else:
+            others.append(found)
+    others += reply.items[len(scores) :]
+    best = sorted(read, key=lambda found: -found.score) + others
+    return reply.model_copy(update={"items": best[:k], "reranked": True})
 
 
 def _or_raise(answer: T | ServiceError) -> T:

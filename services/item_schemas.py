@@ -234,7 +234,8 @@ class SearchRequest(RequestBody):
     """Find only items that pass these filters."""
 
     rerank: StrictBool = False
-    """Let the cross-encoder read the text against the best results and order them anew."""
+    """Let the cross-encoder read the text against the best results and order them anew; those that
+    it cannot read, and all behind the best 50, follow in the order that they had."""
 
     deadline_ms: DeadlineMs | None = None
     """Milliseconds after which the answer is of no use; the server's default where not given."""
@@ -256,8 +257,9 @@ class Found(ReplyBody):
     item_id: str
     title: str
     score: float
-    """Higher is better: the cross-encoder's where it ordered the results, else the fused one, else
-    the cosine in the one space that answered. Comparable within one reply only."""
+    """Higher is better: the cross-encoder's for those of the best that it ordered, else the fused
+    one, else the cosine in the one space that answered. Comparable within one reply only, and of
+    one sort only."""
 
     spaces: dict[str, SpaceRank]
     """Where it stood in each space that ranked it."""

@@ -91,16 +91,20 @@ class QueryEncoder:
         return answers
 
     def rerank(self, text: str, found: Sequence[str]) -> list[float] | ServiceError:
-        """How well each of the found texts answers the text; higher is better."""
+        """How well each of the found texts answers the text; higher is better, and -inf for one
+        that cannot be read."""
         if self._rerank_model is None:
             message = "there is no cross-encoder in service: set RECSYS_RERANK_MODEL"
             return Invalid(f"rerank: {message}", [FieldError(field="rerank", message=message)])
+        from encoders.cross_encoder import BadQuery, CrossEncoder
+
         try:
             if self._cross_encoder is None:
-                from encoders.cross_encoder import CrossEncoder
-
                 self._cross_encoder = CrossEncoder.open(self._rerank_model)
+            scores: list[float] = self._cross_encoder.scores(text, found).tolist()
+        except BadQuery as error:
+            message = error.message
+            return Invalid(f"text: {message}", [FieldError(field="text", message=message)])
         except RecsysError as error:
             return Unavailable(error.message)
-        scores: list[float] = self._cross_encoder.scores(text, found).tolist()
         return scores

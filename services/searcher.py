@@ -44,7 +44,7 @@ class SearchQuery:
     """By space."""
 
     depth: int = 0
-    """How many items to return where that is more than the request's k, to be ranked anew."""
+    """How many of the best items are to be ranked anew: so many are returned at least."""
 
 
 class Searcher:

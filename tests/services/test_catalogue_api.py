@@ -15,6 +15,7 @@ from infra.redis import connect_async
 from infra.roots import Roots
 from infra.settings import Settings
 from recsys.registry import Registry, Spaces
+from services import catalogue_service
 from services.active_models import ActiveModels
 from services.api import build_api
 from services.catalogue_service import CatalogueService
@@ -23,9 +24,10 @@ from services.jobs import Jobs
 from services.live_embedding import LiveEmbedder
 from services.live_follower import LiveFollower
 from services.live_items import LiveItems
-from services.problems import MAX_CONTENT_BODY
+from services.problems import MAX_CONTENT_BODY, Invalid
 from services.query_encoder import QueryEncoder
 from services.service import Service
+from tests.encoders.models import tiny_bert
 from tests.films import add_space, films
 from tests.hashing_encoder import HashingEncoder
 from tests.near import Near, NearEncoder
@@ -49,12 +51,20 @@ class Encoders:
 class Shop:
     """The API of a service with a text space, asked from a test."""
 
-    def __init__(self, registry: Registry, spaces: Spaces, redis_url: str, namespace: str) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        spaces: Spaces,
+        redis_url: str,
+        namespace: str,
+        rerank_model: str | None = None,
+    ) -> None:
         self.runner = asyncio.Runner()
         self.encoders = Encoders()
         self.models = ActiveModels(registry, "ials", spaces)
         self.spaces = spaces
         self.registry = registry
+        self.encoder = QueryEncoder(spaces, self.encoders, rerank_model)
         self.runner.run(self._open(redis_url, namespace))
 
     async def _open(self, redis_url: str, namespace: str) -> None:
@@ -67,7 +77,7 @@ class Shop:
         histories = HistoryStore(self.redis, namespace, max_items=100, ttl_s=60)
         catalogue = CatalogueService(
             engine,
-            NearEncoder(QueryEncoder(self.spaces, self.encoders, None)),
+            NearEncoder(self.encoder),
             self.items,
             micro_batch=16,
             deadline_ms=5000,
@@ -115,6 +125,19 @@ def shop(registry: Registry, redis_url: str, namespace: str, tmp_path: Path) -> 
     shop.runner.close()
 
 
+@pytest.fixture
+def reading_shop(
+    registry: Registry, redis_url: str, namespace: str, tmp_path: Path
+) -> Iterator[Shop]:
+    """One with a cross-encoder."""
+    spaces = add_space(tmp_path / "spaces", HashingEncoder(), films())
+    cross_encoder = tiny_bert(tmp_path / "bert", labels=1)
+    shop = Shop(registry, spaces, redis_url, namespace, str(cross_encoder))
+    yield shop
+    shop.runner.run(shop.redis.aclose())
+    shop.runner.close()
+
+
 NEW = {"item_id": "new", "title": "Comet", "text": "a comet strikes", "tags": ["disaster"]}
 
 
@@ -124,6 +147,39 @@ def test_a_search_by_words_answers_with_ranks_and_versions(shop: Shop) -> None:
     assert (first["item_id"], first["title"]) == ("space-0", "Space 0")
     assert first["spaces"]["text"]["rank"] == 1
     assert reply["versions"] == {"text": "v0001"}
+
+
+def test_the_cross_encoder_orders_the_best_and_leaves_the_order_of_what_is_behind(
+    reading_shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalogue_service, "RERANKED", 8)
+    before = reading_shop.search(text="sheriff saddle rocket", k=30)
+    asked = {"text": "sheriff saddle rocket", "k": 30, "rerank": True}
+    reply = reading_shop("POST", "/v1/search", asked).json()
+    after = [item["item_id"] for item in reply["items"]]
+    scores = [item["score"] for item in reply["items"]]
+    assert reply["reranked"] is True
+    assert set(after[:8]) == set(before[:8])
+    assert scores[:8] == sorted(scores[:8], reverse=True)
+    assert after[8:] == before[8:]
+
+
+def test_an_item_that_the_cross_encoder_cannot_read_stands_behind_those_that_it_ordered(
+    reading_shop: Shop,
+) -> None:
+    reading_shop.put({"item_id": "space-0", "title": " "})
+    asked = {"text": "rocket orbit wspace0", "k": 10}
+    assert reading_shop.search(**asked)[0] == "space-0"
+    items = reading_shop("POST", "/v1/search", {**asked, "k": 36, "rerank": True}).json()["items"]
+    assert items[-1]["item_id"] == "space-0"
+    assert all(isinstance(item["score"], float) for item in items)
+
+
+def test_a_blank_text_to_order_by_is_refused_by_its_field(reading_shop: Shop) -> None:
+    """As it comes where no text space is in service, which would have refused it before."""
+    refusal = reading_shop.encoder.rerank(" ", ["a sheriff rides"])
+    assert isinstance(refusal, Invalid)
+    assert [error.field for error in refusal.errors] == ["text"]
 
 
 def test_an_item_that_is_put_is_found_once_it_is_embedded(shop: Shop) -> None:
