@@ -103,17 +103,18 @@ class Searcher:
         return []
 
     def renewed(self, catalogue: pa.Table) -> pa.Table:
-        """A model's catalogue, with what was put in over the API since and stands in a main index.
+        """A model's catalogue, with what was put in over the API since and stands in main indexes;
+        where several say it of an item, as the first of them does.
 
         Rows and columns stay as they are."""
-        for bundle in self.bundles.values():
+        for bundle in reversed(self.bundles.values()):
             live = bundle.catalogue.filter(bundle.catalogue[LIVE])
             at = Vocabulary(live["item_id"]).rows(catalogue["item_id"])
             if (at != UNKNOWN).any():
                 names = [name for name in catalogue.column_names if name in live.column_names]
                 both = pa.concat_tables([catalogue.select(names), live.select(names)])
                 rows = np.where(at == UNKNOWN, np.arange(len(at)), at + len(at))
-                return both.take(pa.array(rows))
+                catalogue = both.take(pa.array(rows))
         return catalogue
 
     def catalogue(self, item_ids: Sequence[str]) -> pa.Table:

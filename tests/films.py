@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from encoders.encoder import Encoder
 from encoders.item_text import item_texts
@@ -42,14 +43,21 @@ def films() -> pa.Table:
     return pa.Table.from_pylist(rows, schema=ITEMS_SCHEMA)
 
 
-def add_space(root: Path, encoder: Encoder[str], catalogue: pa.Table, name: str = "text") -> Spaces:
-    """Seal and activate the catalogue's vectors as a space."""
+def add_space(
+    root: Path,
+    encoder: Encoder[str],
+    catalogue: pa.Table,
+    name: str = "text",
+    live: Sequence[str] = (),
+) -> Spaces:
+    """Seal and activate the catalogue's vectors as a space; `live` items were put in over the
+    API."""
     spaces = Spaces(root)
     texts = item_texts(catalogue).to_pylist()
     encoded = encoder.encode(texts)
     hashes = [hashlib.sha256(text.encode()).digest()[:16] for text in texts]
     items = catalogue.append_column(HASH, pa.array(hashes, pa.binary(16)))
-    items = items.append_column(LIVE, pa.array(np.zeros(len(items), np.bool_)))
+    items = items.append_column(LIVE, pc.is_in(items["item_id"], pa.array(live, pa.string())))
     version = spaces.add(
         name,
         lambda folder: seal_content(

@@ -251,3 +251,29 @@ def test_the_catalogue_tells_items_as_they_are_now(searcher: Searcher) -> None:
     )
     table = after.catalogue(["space-1", "new", "space-2", "western-0", "nobody"])
     assert table["title"].to_pylist() == ["Now", "New", "Western 0"]
+
+
+def test_a_models_catalogue_learns_what_stands_in_any_of_the_main_indexes(tmp_path: Path) -> None:
+    def said(space: str) -> pa.Table:
+        titles = [f"{title} of {space}" for title in films()["title"].to_pylist()]
+        at = films().column_names.index("title")
+        return films().set_column(at, "title", pa.array(titles))
+
+    add_space(tmp_path, ENCODER, said("text"), "text", live=["space-0", "space-1"])
+    spaces = add_space(tmp_path, ENCODER, said("other"), "other", live=["space-1", "space-2"])
+    bundles = {name: spaces.open_active(name) for name in ("text", "other")}
+    renewed = Searcher(bundles, LiveCatalogue.empty()).renewed(films())
+    changed = {
+        item_id: title
+        for item_id, title, before in zip(
+            *(renewed[name].to_pylist() for name in ("item_id", "title")),
+            films()["title"].to_pylist(),
+            strict=True,
+        )
+        if title != before
+    }
+    assert changed == {
+        "space-0": "Space 0 of text",
+        "space-1": "Space 1 of text",
+        "space-2": "Space 2 of other",
+    }
