@@ -69,7 +69,8 @@ class SimilarOptions(BaseModel):
     """Which of the models in service; the default one where it is not given."""
 
     space: Name | None = None
-    """Which of the content spaces, in the place of a model: similar by what the items are."""
+    """Which of the content spaces, in the place of a model: similar by what the items are. Not
+    together with `model`."""
 
 
 def build_api(service: Service, catalogue: CatalogueService, jobs: Jobs) -> FastAPI:

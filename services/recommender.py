@@ -15,8 +15,8 @@ import orjson
 from recsys.bundle import Bundle
 from services.item_schemas import ItemReply
 from services.live_catalogue import LiveCatalogue
-from services.problems import ServiceError, UnknownItem, UnknownModel
-from services.schemas import RecommendReply, SimilarReply
+from services.problems import Invalid, ServiceError, UnknownItem, UnknownModel
+from services.schemas import FieldError, RecommendReply, SimilarReply
 from services.searcher import Searcher
 from services.served_model import Query, ServedModel
 
@@ -79,8 +79,11 @@ class Recommender:
         in the content space that is named.
 
         Raises UnknownModel, UnknownSpace, UnknownItem, or Invalid where k is not from 1 to the
-        catalogue's size.
+        catalogue's size, or both a model and a space are named.
         """
+        if model is not None and space is not None:
+            message = "give either a model or a content space, not both"
+            raise Invalid(f"space: {message}", [FieldError(field="space", message=message)])
         if space is not None:
             return self.searcher.similar(item_id, k, space)
         served = self._model(model)

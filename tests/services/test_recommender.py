@@ -312,6 +312,14 @@ def test_items_like_one_that_nobody_touched_are_the_popular_and_it_is_said(
     assert len(reply.items) == 5
 
 
+def test_similar_items_are_of_a_model_or_of_a_space_and_not_of_both(
+    recommender: Recommender,
+) -> None:
+    with pytest.raises(Invalid, match="either a model or a content space") as caught:
+        recommender.similar("comedy-4", 5, "ials", "text")
+    assert [error.field for error in caught.value.errors] == ["space"]
+
+
 def test_similar_to_what_is_not_there_is_refused(recommender: Recommender) -> None:
     with pytest.raises(UnknownItem, match="no item 'never'"):
         recommender.similar("never", 5)
