@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -61,16 +60,16 @@ def put(
     """
     from infra.settings import load_settings
     from services.client import Client
-    from services.item_schemas import MAX_ITEMS
 
     done = 0
-    with Client(url or load_settings().http_url) as client, bar("Putting items") as advance:
-        items = _items(path)
-        while batch := list(islice(items, MAX_ITEMS // 4)):
-            client.put_items(batch)
-            done += len(batch)
-            advance(done, None)
-    out.print(f"{done:,} items accepted; `recsys items show ID` tells when one is embedded.")
+    try:
+        with Client(url or load_settings().http_url) as client, bar("Putting items") as advance:
+            for batch in _requests(_items(path)):
+                client.put_items(batch)
+                done += len(batch)
+                advance(done, None)
+    finally:  # also where it stops before the end: those that were accepted stay
+        out.print(f"{done:,} items accepted; `recsys items show ID` tells when one is embedded.")
 
 
 @app.command()
@@ -122,6 +121,25 @@ def fold(as_json: AsJson = False) -> None:
         f"left, {done.hidden:,} deletions in force.",
         markup=False,
     )
+
+
+def _requests(items: Iterable[Item]) -> Iterator[list[Item]]:
+    """The items in lists that are each small enough for one request."""
+    from services.item_schemas import MAX_ITEMS
+    from services.problems import MAX_CONTENT_BODY
+
+    batch: list[Item] = []
+    room = 0
+    for item in items:
+        size = len(item.model_dump_json().encode()) + 1  # and a comma
+        if size > room or len(batch) == MAX_ITEMS // 4:
+            if batch:
+                yield batch
+            batch, room = [], MAX_CONTENT_BODY - len('{"items":[]}')
+        batch.append(item)
+        room -= size
+    if batch:
+        yield batch
 
 
 def _items(path: Path) -> Iterator[Item]:
