@@ -86,10 +86,10 @@ def show_search(url: str, dataset: Dataset, made_up: bool) -> None:
                 return
             time.sleep(0.05)
         took = time.perf_counter() - began
-        found = client.search(SearchRequest(text=words, k=50)).items
-        place = [item.item_id for item in found].index("new") + 1 if found else 0
+        found = [item.item_id for item in client.search(SearchRequest(text=words, k=50)).items]
+        place = f"place {found.index('new') + 1}" if "new" in found else "not among the first 50"
         told = f"{new.title!r}, put in just now, was embedded and searchable after {took:.1f} s"
-        out.print(f"{told}: place {place} of the same search.", markup=False)
+        out.print(f"{told}: {place} of the same search.", markup=False)
         western = dataset.items.ids(_westerns(dataset))
         reply = client.recommend(RecommendRequest(history=western, k=50))
         places = [i for i, item in enumerate(reply.items, 1) if item.bridged]
