@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from infra.errors import RecsysError
 from recsys.bundle import seal
 from recsys.data.dataset import Dataset
-from recsys.data.split import Split
+from recsys.data.split import Split, split_dataset
 from recsys.evaluation.protocol import evaluate
 from recsys.evaluation.report import Report
 from recsys.models.model import Model
@@ -97,15 +97,39 @@ def _queries(model: Model, split: Split) -> NDArray[np.float32] | None:
 
 
 def reindex(
-    registry: Registry, name: str, *, recall: float, exact_below: int, kind: Kind = "auto"
+    registry: Registry,
+    name: str,
+    dataset: Dataset | None,
+    *,
+    recall: float,
+    exact_below: int,
+    kind: Kind = "auto",
 ) -> tuple[str, Index]:
     """Index the active version's vectors anew; the same model, sealed as a new version.
 
-    The new version is not activated. Raises RecsysError if the name has no active version.
+    dataset: whose histories ask, as when the model was published. A bundle keeps none of them, nor
+    their queries, which tell what a user likes. Without it the recall is measured with item
+    vectors, which find themselves, and histories may find far less; the description says which.
+
+    The new version is not activated. Raises RecsysError if the name has no active version, or the
+    Dataset is not the one that it was fitted to.
     """
     bundle = registry.open(name)
+    queries = None
+    if dataset is not None:
+        if bundle.manifest.data_fingerprint != dataset.fingerprint:
+            raise RecsysError(
+                f"{dataset.path} is not the data that {name} {bundle.version} was fitted to: give "
+                "that, for the index is measured with its histories"
+            )
+        split = split_dataset(dataset, bundle.manifest.split or "leave_one_out")
+        queries = _queries(bundle.model, split)
     index = Index.build(
-        bundle.model.item_vectors, recall=recall, exact_below=exact_below, kind=kind
+        bundle.model.item_vectors,
+        queries=queries,
+        recall=recall,
+        exact_below=exact_below,
+        kind=kind,
     )
     version = registry.add(
         name,

@@ -37,6 +37,9 @@ NO_ROW = -1
 
 TUNING_QUERIES = 1000
 
+ITSELF = "vectors of the index, which find themselves"
+"""What the recall is measured with where no queries are given."""
+
 GRAPH_MOST = 5_000_000
 """Above so many items a graph is built only where it is asked for: each million of vectors takes
 a core three minutes, lists less than one."""
@@ -91,7 +94,8 @@ class Index:
         setting reaches it for (beyond, the search is exact); the lower end of the measured 95 %
         confidence interval keeps it.
         queries: Float32[Q, D] to measure it with, such as the query vectors of held-out
-        histories; without them, vectors of the index drawn by `seed`.
+        histories; without them, vectors of the index drawn by `seed`. Those find themselves, and
+        the promise is then not one to queries that lie between items, as histories' do.
         kind: `auto` is exact below `exact_below` vectors and the fastest above; any other is
         built at every size, but for fewer than 1,000 vectors.
         progress: told anew of each structure that is built as a candidate.
@@ -111,7 +115,7 @@ class Index:
             return exact
         if queries is None:
             rows = np.random.default_rng(seed).permutation(np.flatnonzero(vectors.any(axis=1)))
-            measured_with, queries = "vectors of the index", vectors[np.sort(rows[:TUNING_QUERIES])]
+            queries, measured_with = vectors[np.sort(rows[:TUNING_QUERIES])], ITSELF
         else:
             measured_with = "given queries"
         # A zero query, such as of an item that nobody touched, is answered by any item as well.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -50,6 +51,13 @@ def show(reference: Reference, as_json: AsJson = False) -> None:
 @app.command()
 def build(
     name: ModelName,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="The Dataset that the model was trained on: the recall is that for its histories. "
+            "Without it, it is that for item vectors, which are found more easily."
+        ),
+    ] = None,
     recall: Annotated[
         float, typer.Option(min=0.5, max=1.0, help="The recall@10 against exact search to reach.")
     ] = 0.95,
@@ -69,18 +77,25 @@ def build(
 ) -> None:
     """Build the active version's index anew, as a new version with the same model.
 
-    recsys index build sasrec --recall 0.99 --exact-below 50000
-    recsys index build sasrec --kind ivf_pq
+    recsys index build sasrec --data ./films --recall 0.99 --exact-below 50000
+    recsys index build sasrec --data ./films --kind ivf_pq
     """
+    from recsys.data.dataset import Dataset
     from recsys.publish import reindex
 
     registry = open_registry()
     with err.status("Indexing and measuring the recall"):
+        dataset = None if data is None else Dataset.load(data)
         version, index = reindex(
-            registry, name, recall=recall, exact_below=exact_below, kind=kind.value
+            registry, name, dataset, recall=recall, exact_below=exact_below, kind=kind.value
         )
         if activate:
             registry.activate(name, version)
+    if dataset is None and index.description["type"] != "exact":
+        err.print(
+            "[yellow]note:[/] the recall was measured with item vectors, which find themselves; "
+            "histories may find far less. Give the data that the model was trained on with --data"
+        )
     if as_json:
         description = index.description
         print_json({"name": name, "version": version, "active": activate, "index": description})

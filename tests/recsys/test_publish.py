@@ -16,6 +16,7 @@ from recsys.publish import publish, reindex
 from recsys.registry import Registry
 from recsys.retrieval.index import Index
 from recsys.training.fit import FitResult, fit
+from tests.bazaar import bazaar, stock
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +79,7 @@ def test_an_index_made_anew_is_another_version_of_the_same_model(
     dataset, registry = Dataset.load(ring), Registry(tmp_path)
     split = split_dataset(dataset, "leave_one_out")
     registry.activate("ials", publish(registry, "ials", dataset, split, fitted).version)
-    version, index = reindex(registry, "ials", recall=0.9, exact_below=10)
+    version, index = reindex(registry, "ials", None, recall=0.9, exact_below=10)
     before, after = registry.open("ials"), registry.open(f"ials@{version}")
     assert before.version != version
     assert after.manifest.parent == before.version
@@ -92,8 +93,36 @@ def test_indexing_anew_takes_the_kind_that_is_asked_for(
     dataset, registry = Dataset.load(ring), Registry(tmp_path)
     split = split_dataset(dataset, "leave_one_out")
     registry.activate("ials", publish(registry, "ials", dataset, split, fitted).version)
-    _, index = reindex(registry, "ials", recall=0.9, exact_below=10, kind="exact")
+    _, index = reindex(registry, "ials", None, recall=0.9, exact_below=10, kind="exact")
     assert index.description == {"type": "exact", "n": len(index), "d": index.dimension}
+
+
+def test_an_index_made_anew_keeps_its_promise_to_histories(tmp_path: Path) -> None:
+    dataset, registry = bazaar(tmp_path / "data"), Registry(tmp_path / "models")
+    stock(registry, dataset)
+    version, made = reindex(registry, "ials", dataset, recall=0.9, exact_below=10, kind="ivf_sq8")
+    assert made.description["measured_with"] == "600 given queries"
+    bundle = registry.open(f"ials@{version}")
+    queries = bundle.model.query_vectors(split_dataset(dataset, "leave_one_out").test.histories)
+    tenth = np.sort(queries @ bundle.vectors.T, axis=1)[:, -10, None]
+    assert np.mean(bundle.index.search(queries, 10)[0] >= tenth - 1e-5) >= 0.88
+
+
+def test_an_index_made_anew_without_histories_says_what_its_recall_is_of(tmp_path: Path) -> None:
+    dataset, registry = bazaar(tmp_path / "data"), Registry(tmp_path / "models")
+    stock(registry, dataset)
+    _, made = reindex(registry, "ials", None, recall=0.9, exact_below=10, kind="ivf_sq8")
+    said = "1000 vectors of the index, which find themselves"
+    assert made.description["measured_with"] == said
+
+
+def test_an_index_is_not_measured_with_the_histories_of_other_data(
+    ring: Path, tmp_path: Path
+) -> None:
+    registry = Registry(tmp_path / "models")
+    stock(registry, bazaar(tmp_path / "data"))
+    with pytest.raises(RecsysError, match="is not the data that ials v0001 was fitted to"):
+        reindex(registry, "ials", Dataset.load(ring), recall=0.9, exact_below=10)
 
 
 def test_an_index_of_items_that_nobody_touched_is_exact_and_says_why() -> None:
