@@ -3,13 +3,14 @@
 Deletions and changes cannot be made in an index that is mapped by those who answer from it, and a
 graph cannot forget an item at all. So the next version is built beside the one in service, sealed,
 activated, and only then do the live items that it holds leave Redis. A crash in between leaves
-them in both places, where they are found once.
+them in both places, where they are found once. The next index is asked for what this one was.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,12 +21,13 @@ from infra.storage import exclusive
 from recsys.content_bundle import CONTENT_SCHEMA, HASH, LIVE, ContentBundle, seal_content
 from recsys.data.vocabulary import UNKNOWN
 from recsys.registry import Registry, Spaces
-from recsys.retrieval.index import Index
+from recsys.retrieval.index import Asked, Index
 from services.item_schemas import ItemState
 from services.live_catalogue import items_table
 from services.live_items import LiveItem, LiveItems
 
 LOCK = ".folding"
+"""Held while the next version of a space is made: of two after the same one, one would be lost."""
 
 
 @dataclass(frozen=True)
@@ -52,19 +54,28 @@ def fold(
     forgotten: live items that every space in which they have a vector holds now, and deletions of
     what no active space or model knows any more.
 
-    entries: everything that is live or deleted. Raises RecsysError where another fold is under way.
+    entries: everything that is live or deleted. Raises RecsysError where another process builds the
+    main indexes anew.
     """
+    with _alone(spaces):
+        versions = {}
+        bundles = [spaces.open_active(name) for name in spaces.encoders()]
+        for bundle in bundles:
+            versions[bundle.name] = _fold_one(spaces, bundle, entries)
+        settled = [each for each in entries if _settled(each, bundles)]
+        return versions, settled + _needless(spaces, models, entries)
+
+
+@contextmanager
+def _alone(spaces: Spaces) -> Iterator[None]:
     spaces.root.mkdir(parents=True, exist_ok=True)
     try:
         with exclusive(spaces.root / LOCK):
-            versions = {}
-            bundles = [spaces.open_active(name) for name in spaces.encoders()]
-            for bundle in bundles:
-                versions[bundle.name] = _fold_one(spaces, bundle, entries)
-            settled = [each for each in entries if _settled(each, bundles)]
-            return versions, settled + _needless(spaces, models, entries)
+            yield
     except BlockingIOError:
-        raise RecsysError("another fold is under way: wait for it to end") from None
+        raise RecsysError(
+            "another process builds the main indexes anew: wait for it to end"
+        ) from None
 
 
 async def fold_live(items: LiveItems, spaces: Spaces, models: Registry) -> Folded:
@@ -136,21 +147,48 @@ def _fold_one(spaces: Spaces, bundle: ContentBundle, entries: Sequence[LiveItem]
     matrix = np.concatenate([bundle.vectors[rows], *(v.vector[None] for v in vectors)])
     if not len(matrix):  # what is deleted stays hidden
         return bundle.version
-    index = Index.build(matrix, recall=bundle.manifest.index.get("promised", 0.95))
+    index = Index.build(matrix, **bundle.index.asked)
+    items = pa.concat_tables([catalogue, table.cast(CONTENT_SCHEMA)])
+    version = _add_next(spaces, bundle, items, index)
+    spaces.activate(bundle.name, version)
+    return version
+
+
+def reindex_space(
+    spaces: Spaces, name: str, asked: Asked, *, activate: bool = True
+) -> tuple[str, Index]:
+    """Index the active version's vectors anew; the same items, sealed as a new version.
+
+    Later versions ask for the same. The recall is measured with item vectors, near which texts and
+    pictures lie. Raises RecsysError where the name has no active version, or another process builds
+    the main indexes anew.
+    """
+    with _alone(spaces):
+        bundle = spaces.open_active(name)
+        index = Index.build(bundle.vectors, **asked)
+        version = _add_next(spaces, bundle, bundle.catalogue, index, job=bundle.manifest.job)
+        if activate:
+            spaces.activate(name, version)
+    return version, index
+
+
+def _add_next(
+    spaces: Spaces, bundle: ContentBundle, items: pa.Table, index: Index, job: str | None = None
+) -> str:
+    """The version after this one, of the same encoder; not activated."""
     manifest = bundle.manifest
-    version = spaces.add(
+    return spaces.add(
         bundle.name,
         lambda folder: seal_content(
             folder,
             space=manifest.space,
             encoder=manifest.encoder,
             fingerprint=manifest.fingerprint,
-            items=pa.concat_tables([catalogue, table.cast(CONTENT_SCHEMA)]),
+            items=items,
             index=index,
             data_fingerprint=manifest.data_fingerprint,
             cost=manifest.cost,
+            job=job,
             parent=bundle.version,
         ),
     )
-    spaces.activate(bundle.name, version)
-    return version

@@ -58,7 +58,7 @@ def seal_job(folder: JobFolder, settings: Settings) -> Report:
             return report
     except BlockingIOError:
         raise BeingSealed(
-            f"another worker seals the job {spec.id}, or folds live items into the main indexes"
+            f"another worker seals the job {spec.id}, or builds the main indexes anew"
         ) from None
 
 
@@ -168,13 +168,14 @@ def _publish(
             "them. Put them in again",
             *(left, name),
         )
+    index = Index.build(vectors, **parent.index.asked) if parent else Index.build(vectors)
     writer = partial(
         seal_content,
         space=name,
         encoder=space.model,
         fingerprint=space.fingerprint,
         items=items,
-        index=Index.build(vectors),
+        index=index,
         data_fingerprint=spec.data_fingerprint,
         cost={
             "contents": space.contents,

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import faiss
 import numpy as np
@@ -31,6 +31,18 @@ from recsys.retrieval.approximation import (
 from recsys.retrieval.tuning import DEPTHS, fastest, measure_truth
 
 Kind = Literal["auto", "exact", "hnsw", "ivf_sq8", "ivf_pq"]
+
+RECALL, EXACT_BELOW = 0.95, 100_000
+"""What is promised, and below how many vectors there is nothing to tune, unless told otherwise."""
+
+
+class Asked(TypedDict):
+    """What `Index.build` was asked for, and is to be asked for when the vectors have changed."""
+
+    recall: float
+    exact_below: int
+    kind: Kind
+
 
 NO_ROW = -1
 """The row in a result where there are fewer than k items to return; its score is -inf."""
@@ -66,9 +78,10 @@ class Index:
         self._flat = flat
         self._approximation = approximation
         self.description: dict[str, Any] = dict(description)
-        """`type`, `n`, `d`; of an approximation what it was built with and, by number of results,
-        its `settings`, the measured `recall`, the `rate` (queries a second on one thread; beside
-        it the `exact_rate`) and the `work` (an exact pass over so many rows takes as long).
+        """`type`, `n`, `d`, and what was asked for: `promised`, `exact_below`, `kind`. Of an
+        approximation what it was built with and, by number of results, its `settings`, the
+        measured `recall`, the `rate` (queries a second on one thread; beside it the `exact_rate`)
+        and the `work` (an exact pass over so many rows takes as long).
         `tried`: how many times as fast as exact each candidate was, in the geometric mean over
         the numbers of results. Of an exact index that was to be more, `why` it is not."""
         self._settings: dict[int, Setting] = {}
@@ -82,8 +95,8 @@ class Index:
         vectors: NDArray[np.float32],
         *,
         queries: NDArray[np.float32] | None = None,
-        recall: float = 0.95,
-        exact_below: int = 100_000,
+        recall: float = RECALL,
+        exact_below: int = EXACT_BELOW,
         kind: Kind = "auto",
         seed: int = 0,
         progress: Progress | None = None,
@@ -110,7 +123,8 @@ class Index:
         n, d = vectors.shape
         flat = faiss.IndexFlatIP(d)
         flat.add(np.ascontiguousarray(vectors, np.float32))
-        exact = cls(flat, None, {"type": "exact", "n": n, "d": d})
+        asked = {"promised": recall, "exact_below": exact_below, "kind": kind}
+        exact = cls(flat, None, {"type": "exact", "n": n, "d": d} | asked)
         if kind == "exact" or (kind == "auto" and n < exact_below):
             return exact
         if queries is None:
@@ -139,7 +153,7 @@ class Index:
                 f"with less work than exact search, none of {', '.join(tried)} reached a "
                 f"recall@{DEPTHS[0]} of {recall} with {measured_with}"
             )
-        measured = {"promised": recall, "measured_with": measured_with, "tried": tried}
+        measured = {"measured_with": measured_with, "tried": tried}
         return cls(flat, best.approximation, exact.description | best.description(truth) | measured)
 
     def _because(self, why: str) -> Index:
@@ -185,6 +199,16 @@ class Index:
     @property
     def dimension(self) -> int:
         return int(self._flat.d)
+
+    @property
+    def asked(self) -> Asked:
+        """What it was built as, for `build` to make its like of other vectors."""
+        told = self.description  # by an older release, of the promise alone
+        return {
+            "recall": told.get("promised", RECALL),
+            "exact_below": told.get("exact_below", EXACT_BELOW),
+            "kind": told.get("kind", "auto"),
+        }
 
     @property
     def vectors(self) -> NDArray[np.float32]:

@@ -1,17 +1,21 @@
-"""`recsys index`: how a model's vectors are searched, and at which recall."""
+"""`recsys index`: how the vectors of a model or a content space are searched, at which recall."""
 
 from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
 from services.cli.console import AsJson, err, out, print_json
-from services.cli.models import ModelName, Reference, open_registry
+from services.cli.models import Reference, open_registry
+from services.cli.spaces import open_spaces
+
+if TYPE_CHECKING:
+    from recsys.retrieval.index import Asked
 
 NAME = "index"
 
@@ -24,8 +28,13 @@ MEASURED = {
 """What a description has by number of results, and how it is headed."""
 
 app = typer.Typer(
-    help="How a model's vectors are searched, and at which recall.", no_args_is_help=True
+    help="How the vectors of a model or a content space are searched, and at which recall.",
+    no_args_is_help=True,
 )
+
+OfSpace = Annotated[
+    bool, typer.Option("--space", help="It is the name of a content space, such as text.")
+]
 
 
 class IndexKind(StrEnum):
@@ -39,9 +48,10 @@ class IndexKind(StrEnum):
 
 
 @app.command()
-def show(reference: Reference, as_json: AsJson = False) -> None:
+def show(reference: Reference, space: OfSpace = False, as_json: AsJson = False) -> None:
     """The type, the parameters and the measured recall of a version's index."""
-    description = open_registry().open(reference).index.description
+    registry = open_spaces() if space else open_registry()
+    description = registry.open(reference).index.description
     if as_json:
         print_json(description)
         return
@@ -50,7 +60,8 @@ def show(reference: Reference, as_json: AsJson = False) -> None:
 
 @app.command()
 def build(
-    name: ModelName,
+    name: Annotated[str, typer.Argument(help="What `recsys models list` or `spaces list` shows.")],
+    space: OfSpace = False,
     data: Annotated[
         Path | None,
         typer.Option(
@@ -75,23 +86,30 @@ def build(
     activate: Annotated[bool, typer.Option(help="Put the new version into service.")] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Build the active version's index anew, as a new version with the same model.
+    """Build the active version's index anew, as a new version with the same vectors.
 
-    recsys index build sasrec --data ./films --recall 0.99 --exact-below 50000
-    recsys index build sasrec --data ./films --kind ivf_pq
+    What later jobs and folds make of a content space is asked for the same.
+
+      recsys index build sasrec --data ./films --recall 0.99 --exact-below 50000
+      recsys index build sasrec --data ./films --kind ivf_pq
+      recsys index build --space text --recall 0.98
     """
     from recsys.data.dataset import Dataset
     from recsys.publish import reindex
+    from services.folding import reindex_space
 
-    registry = open_registry()
+    if space and data is not None:
+        raise typer.BadParameter("--data: a content space is measured with its own items")
+    asked: Asked = {"recall": recall, "exact_below": exact_below, "kind": kind.value}
     with err.status("Indexing and measuring the recall"):
-        dataset = None if data is None else Dataset.load(data)
-        version, index = reindex(
-            registry, name, dataset, recall=recall, exact_below=exact_below, kind=kind.value
-        )
-        if activate:
-            registry.activate(name, version)
-    if dataset is None and index.description["type"] != "exact":
+        if space:
+            version, index = reindex_space(open_spaces(), name, asked, activate=activate)
+        else:
+            registry, dataset = open_registry(), None if data is None else Dataset.load(data)
+            version, index = reindex(registry, name, dataset, **asked)
+            if activate:
+                registry.activate(name, version)
+    if not space and data is None and index.description["type"] != "exact":
         err.print(
             "[yellow]note:[/] the recall was measured with item vectors, which find themselves; "
             "histories may find far less. Give the data that the model was trained on with --data"

@@ -25,8 +25,9 @@ from infra.settings import Settings
 from recsys.content_bundle import CONTENT_SCHEMA, LIVE, ContentBundle, seal_content
 from recsys.data.dataset import ITEMS_SCHEMA, NoDataset, write_dataset
 from recsys.registry import Spaces
-from recsys.retrieval.index import Index
+from recsys.retrieval.index import Asked, Index
 from services.embedding import Embedding
+from services.folding import reindex_space
 from services.job_folder import NoJob
 from services.job_ledger import seal_body
 from services.jobs import ENDED, Job, Jobs, JobState, RefusedDataset
@@ -463,6 +464,17 @@ def test_live_items_of_the_version_before_are_carried_on(play: Play) -> None:
         job = await desk.done(data, {"text": "hashing-16"})
         assert desk.ids() == ["f0", "f1", "f2"], "vectors of two encoders never mix"
         assert job.spaces[0].left == 2
+
+    play(story)
+
+
+def test_a_job_asks_for_the_index_that_the_space_was_built_anew_with(play: Play) -> None:
+    async def story(desk: Desk) -> None:
+        await desk.done(films(desk.folder / "one", ["a", "b"]))
+        asked: Asked = {"recall": 0.9, "exact_below": 30, "kind": "ivf_sq8"}
+        reindex_space(Spaces(desk.settings.spaces_dir), "text", asked)
+        await desk.done(films(desk.folder / "two", ["c", "d"]))
+        assert (desk.bundle().version, desk.bundle().index.asked) == ("v0003", asked)
 
     play(story)
 

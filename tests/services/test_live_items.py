@@ -11,12 +11,15 @@ import numpy as np
 import orjson
 import pytest
 
+from infra.errors import RecsysError
 from infra.redis import AsyncRedis, connect_async
 from infra.roots import Roots
+from infra.storage import exclusive
 from recsys.registry import Registry, Spaces
+from recsys.retrieval.index import Asked
 from services import live_embedding, live_items
 from services.content_space import QueryVector
-from services.folding import fold_live
+from services.folding import LOCK, fold_live, reindex_space
 from services.item_schemas import Item, ItemState
 from services.live_catalogue import LiveCatalogue
 from services.live_embedding import LiveEmbedder
@@ -282,6 +285,39 @@ def test_many_live_items_are_folded_once_they_are_ready(
     shop.run(watch(1.5))
     assert shop.spaces.versions("text") == ["v0001", "v0002"]
     assert [each.item_id for each in shop.run(shop.items.all())] == ["waits"]
+
+
+def test_a_fold_asks_for_the_index_that_the_space_was_built_anew_with(shop: Shop) -> None:
+    asked: Asked = {"recall": 0.9, "exact_below": 30, "kind": "ivf_sq8"}
+    reindex_space(shop.spaces, "text", asked)
+    shop.put(item())
+    shop.embed()
+    shop.run(fold_live(shop.items, shop.spaces, shop.models))
+    folded = shop.spaces.open_active("text")
+    assert (folded.version, folded.index.asked) == ("v0003", asked)
+
+
+def test_a_space_that_is_built_anew_holds_what_it_held(shop: Shop) -> None:
+    before = shop.spaces.open_active("text")
+    version, index = reindex_space(
+        shop.spaces, "text", {"recall": 0.9, "exact_below": 30, "kind": "exact"}, activate=False
+    )
+    assert shop.spaces.active("text") == before.version
+    after = shop.spaces.open(f"text@{version}")
+    assert after.manifest.index == index.description
+    assert after.manifest.parent == before.version
+    assert after.catalogue.equals(before.catalogue)
+    np.testing.assert_array_equal(after.vectors, before.vectors)
+
+
+def test_a_space_is_not_built_anew_beside_a_fold(shop: Shop) -> None:
+    asked: Asked = {"recall": 0.9, "exact_below": 30, "kind": "exact"}
+    with (
+        exclusive(shop.spaces.root / LOCK),
+        pytest.raises(RecsysError, match="another process builds the main indexes anew"),
+    ):
+        reindex_space(shop.spaces, "text", asked)
+    assert shop.spaces.versions("text") == ["v0001"]
 
 
 def test_a_fold_leaves_what_waits_to_be_embedded(shop: Shop) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from recsys.retrieval.index import NO_ROW, Index, Kind
+from recsys.retrieval.index import NO_ROW, Asked, Index, Kind
 
 Vectors = NDArray[np.float32]
 
@@ -245,7 +245,18 @@ def test_a_promise_that_none_keeps_faster_makes_the_index_exact() -> None:
 
 def test_few_vectors_are_searched_exactly(clustered: Vectors) -> None:
     index = Index.build(clustered[:5000])
-    assert index.description == {"type": "exact", "n": 5000, "d": DIM}
+    asked = {"promised": 0.95, "exact_below": 100_000, "kind": "auto"}
+    assert index.description == {"type": "exact", "n": 5000, "d": DIM} | asked
+
+
+def test_an_index_knows_what_it_was_asked_to_be(clustered: Vectors, tmp_path: Path) -> None:
+    asked: Asked = {"recall": 0.9, "exact_below": 6000, "kind": "auto"}
+    index = Index.build(clustered[:5000], **asked)
+    index.save(tmp_path / "index.faiss")
+    assert Index.load(tmp_path / "index.faiss", index.description).asked == asked
+    of_an_older_release = {"type": "exact", "n": 5000, "d": DIM, "promised": 0.99}
+    asked = {"recall": 0.99, "exact_below": 100_000, "kind": "auto"}
+    assert Index.load(tmp_path / "index.faiss", of_an_older_release).asked == asked
 
 
 def assert_saved_is_loaded(index: Index, queries: Vectors, path: Path) -> None:

@@ -29,6 +29,7 @@ PREDICT = ("ratings", "predict", "x", "--data", "y", "--user", "u")
         ((*SEND, "--value", "nan"), "--value: "),
         (("train", "ials", "--data", "x", "--config", "/tmp"), "'--config': "),
         (("train", "ials", "--data", "x", "--config", "nowhere"), "'--config': "),
+        (("index", "build", "text", "--space", "--data", "x"), "--data: a content space is"),
         (("evaluate", "--data", "x", "--part", "all"), "'--part': "),
         (("ratings", "train", "x", "--output", "y", "--dim", "-1"), "--dim: "),
         (("ratings", "train", "x", "--output", "y", "--seed", "-1"), "--seed: "),
