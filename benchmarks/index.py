@@ -14,13 +14,16 @@ rate at our recall, between the two beams around it on a line through the logari
 in a batch is the faster of FAISS' two ways, of which one multiplies matrices.
 
 Beside the name of each of ours stands its speed-up in the geometric mean over the numbers of
-results, by which `auto` chooses. Filters allow items at random, or all items of clusters at random,
-so that the allowed lie apart from most queries. What is built is kept under the state folder.
+results, by which `auto` chooses; what it chooses is told by an index that is built so. Filters
+allow items at random, or all items of clusters at random, so that the allowed lie apart from most
+queries. Ours are built in every run; the peers' graphs are kept under the state folder, by the
+vectors, the version of the library and how they are built.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import platform
@@ -112,15 +115,13 @@ def exact_rates(data: Data) -> dict[str, float]:
 
 
 def built(folder: Path, kind: Kind, data: Data, recall: float) -> Index:
-    """Ours of that kind, from the folder if it is there."""
-    path, told = folder / f"{kind}.faiss", folder / f"{kind}.json"
-    if not told.exists():
-        started = time.process_time()
-        index = Index.build(data.items, queries=data.tuning, recall=recall, kind=kind)
-        index.save(path)
-        took = {"core_seconds": round(time.process_time() - started)}
-        told.write_text(json.dumps(index.description | took), encoding="utf-8")
-    return Index.load(path, json.loads(told.read_text(encoding="utf-8")))
+    """Ours of that kind, mapped from a file in the folder, as it is served."""
+    started = time.process_time()
+    index = Index.build(data.items, queries=data.tuning, recall=recall, kind=kind)
+    took = {"core_seconds": round(time.process_time() - started)}
+    path = folder / f"{kind}.faiss"
+    index.save(path)
+    return Index.load(path, index.description | took)
 
 
 class PeerGraph:
@@ -128,8 +129,8 @@ class PeerGraph:
 
     def __init__(self, folder: Path, state: Path, library: str) -> None:
         self._folder, self._library = folder, library
-        self._path = folder / f"{library}.graph"
         name = f"{library}-{PEERS[library]}"
+        self._path = folder / f"{name}-{LINKS}-{CONSTRUCTION_BEAM}.graph"
         self._python = environment(state, name, f"{library}=={PEERS[library]}", "numpy")
 
     def build(self, threads: int) -> None:
@@ -188,10 +189,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     state, threads = Settings().state_dir, os.cpu_count() or 1
     told = (options.rows, options.clusters, options.spread, options.lengths)
-    folder = state / "bench-index" / "-".join(str(part) for part in (*told, options.recall))
-    folder.mkdir(parents=True, exist_ok=True)
     console = Console(highlight=False, width=110)
     data = Data(*told)
+    folder = state / "bench-index" / hashlib.sha256(data.items.data).hexdigest()[:16]
+    folder.mkdir(parents=True, exist_ok=True)
     exact = Index.build(data.items, kind="exact")
     true_scores, true_rows = exact.search(data.queries, K)
     np.save(folder / "items.npy", data.items)
@@ -202,6 +203,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for kind in KINDS:
         with console.status(f"building {kind}"):
             ours[kind] = built(folder, kind, data, options.recall)
+    with console.status("building what auto chooses"):
+        chosen = built(folder, "auto", data, options.recall)
     peers = {library: PeerGraph(folder, state, library) for library in PEERS}
     for library, peer in peers.items():
         with console.status(f"building {library}"):
@@ -250,6 +253,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     console.print(table)
     for kind, index in ours.items():
         console.print(f"{kind:9} {index.description}", soft_wrap=True)
+    choice = f"chooses {chosen.description['type']}: {chosen.description}"
+    console.print(f"{'auto':9} {choice}", soft_wrap=True)
     console.print(f"command   recsys bench index {' '.join(sys.argv[1:])}", soft_wrap=True)
     versions = [f"{name} {version(name)}" for name in ("faiss-cpu", "numpy")]
     versions += [f"{name} {number}" for name, number in PEERS.items()]
