@@ -11,9 +11,10 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from services.cli.console import AsJson, err, out, print_json, print_rows, short
+from services.cli.console import AsJson, err, out, print_json, short
 from services.cli.models import ModelName, Reference, open_registry
 from services.cli.spaces import open_spaces
+from services.cli.versions import add_commands
 
 if TYPE_CHECKING:
     from recsys.evaluation.report import Report
@@ -76,28 +77,18 @@ def fit_(
     out.print(f"The bridge to {model} {bundle.version} is {made.version}, {state}.", markup=False)
 
 
-@app.command(name="list")
-def list_(as_json: AsJson = False) -> None:
-    """All bridges and their versions; the active one of each model is marked."""
-    bridges = open_bridges()
-    rows = []
-    for name in bridges.names():
-        active = bridges.active(name)
-        for version in bridges.versions(name):
-            manifest = bridges.manifest(name, version)
-            rows.append(
-                {
-                    "model": name,
-                    "version": version,
-                    "active": version == active,
-                    "model version": manifest.model_version,
-                    "content": " + ".join(part.space for part in manifest.parts),
-                }
-            )
-    if as_json:
-        print_json(rows)
-    else:
-        print_rows(rows, "No bridge yet: fit one with [bold]recsys bridge fit ials --data …[/]")
+def _told(bridges: Bridges, name: str, version: str) -> dict[str, object]:
+    manifest = bridges.manifest(name, version)
+    content = " + ".join(part.space for part in manifest.parts)
+    return {"model version": manifest.model_version, "content": content}
+
+
+add_commands(
+    app,
+    open_bridges,
+    none="No bridge yet: fit one with [bold]recsys bridge fit ials --data …[/]",
+    told=_told,
+)
 
 
 @app.command()
@@ -114,22 +105,6 @@ def show(reference: Reference, as_json: AsJson = False) -> None:
     out.print(facts)
     for report in bundle.manifest.metrics:
         out.print(_measures({"as if new": report}))
-
-
-@app.command()
-def activate(
-    name: ModelName, version: Annotated[str, typer.Argument(help="The version to serve.")]
-) -> None:
-    """Verify a bridge and put it into service; running servers swap to it by themselves."""
-    open_bridges().activate(name, version)
-    out.print(f"{name} {version} is in service.", markup=False)
-
-
-@app.command()
-def rollback(name: ModelName) -> None:
-    """Go back to the bridge that was in service before."""
-    version = open_bridges().rollback(name)
-    out.print(f"{name} {version} is in service again.", markup=False)
 
 
 def _measures(reports: Mapping[str, Report]) -> Table:

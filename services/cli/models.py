@@ -8,7 +8,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from services.cli.console import AsJson, out, print_json, print_rows, short
+from services.cli.console import AsJson, out, print_json, short
+from services.cli.versions import add_commands
 
 if TYPE_CHECKING:
     from recsys.registry import Registry
@@ -30,19 +31,9 @@ def open_registry() -> Registry:
     return Registry(load_settings().models_dir)
 
 
-@app.command(name="list")
-def list_(as_json: AsJson = False) -> None:
-    """All models and their versions; the active one is marked."""
-    registry = open_registry()
-    rows = [
-        {"name": name, "version": version, "active": version == registry.active(name)}
-        for name in registry.names()
-        for version in registry.versions(name)
-    ]
-    if as_json:
-        print_json(rows)
-    else:
-        print_rows(rows, "No model yet: fit one with [bold]recsys train ials --data …[/]")
+add_commands(
+    app, open_registry, none="No model yet: fit one with [bold]recsys train ials --data …[/]"
+)
 
 
 @app.command()
@@ -67,30 +58,3 @@ def show(reference: Reference, as_json: AsJson = False) -> None:
     out.print(facts)
     for report in manifest.metrics:
         out.print(table({bundle.name: report}))
-
-
-@app.command()
-def activate(
-    name: ModelName,
-    version: Annotated[str, typer.Argument(help="The version to serve.")],
-    as_json: AsJson = False,
-) -> None:
-    """Verify a version and put it into service; running servers swap to it by themselves.
-
-    recsys models activate sasrec v0002
-    """
-    open_registry().activate(name, version)
-    if as_json:
-        print_json({"name": name, "version": version})
-    else:
-        out.print(f"{name} {version} is in service.")
-
-
-@app.command()
-def rollback(name: ModelName, as_json: AsJson = False) -> None:
-    """Go back to the version that was in service before."""
-    version = open_registry().rollback(name)
-    if as_json:
-        print_json({"name": name, "version": version})
-    else:
-        out.print(f"{name} {version} is in service again.")

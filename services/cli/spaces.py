@@ -8,7 +8,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from services.cli.console import AsJson, out, print_json, print_rows, short
+from services.cli.console import AsJson, out, print_json, short
+from services.cli.versions import add_commands
 
 if TYPE_CHECKING:
     from recsys.registry import Spaces
@@ -17,8 +18,6 @@ NAME = "spaces"
 app = typer.Typer(
     help="The versions of each content space, and which one is in service.", no_args_is_help=True
 )
-
-SpaceName = Annotated[str, typer.Argument(help="A name that `recsys spaces list` shows.")]
 
 
 def open_spaces() -> Spaces:
@@ -29,31 +28,18 @@ def open_spaces() -> Spaces:
     return Spaces(load_settings().spaces_dir)
 
 
-@app.command(name="list")
-def list_(as_json: AsJson = False) -> None:
-    """All content spaces and their versions; the active one is marked."""
-    spaces = open_spaces()
-    rows = []
-    for name in spaces.names():
-        active = spaces.active(name)
-        for version in spaces.versions(name):
-            manifest = spaces.manifest(name, version)
-            rows.append(
-                {
-                    "name": name,
-                    "version": version,
-                    "active": version == active,
-                    "encoder": manifest.encoder,
-                    "items": manifest.index["n"],
-                    "index": manifest.index["type"],
-                }
-            )
-    if as_json:
-        print_json(rows)
-    else:
-        print_rows(
-            rows, "No content space yet: embed a catalogue with [bold]recsys embed --data …[/]"
-        )
+def _told(spaces: Spaces, name: str, version: str) -> dict[str, object]:
+    manifest = spaces.manifest(name, version)
+    index = manifest.index
+    return {"encoder": manifest.encoder, "items": index["n"], "index": index["type"]}
+
+
+add_commands(
+    app,
+    open_spaces,
+    none="No content space yet: embed a catalogue with [bold]recsys embed --data …[/]",
+    told=_told,
+)
 
 
 @app.command()
@@ -75,19 +61,3 @@ def show(
         for key, each in value.items():
             facts.add_row(f"{field} {key}", escape(short(each)))
     out.print(facts)
-
-
-@app.command()
-def activate(
-    name: SpaceName, version: Annotated[str, typer.Argument(help="The version to serve.")]
-) -> None:
-    """Verify a version and put it into service; running servers swap to it by themselves."""
-    open_spaces().activate(name, version)
-    out.print(f"{name} {version} is in service.", markup=False)
-
-
-@app.command()
-def rollback(name: SpaceName) -> None:
-    """Go back to the version that was in service before."""
-    version = open_spaces().rollback(name)
-    out.print(f"{name} {version} is in service again.", markup=False)
