@@ -22,6 +22,7 @@ from services.active_versions import ActiveVersions
 from services.cold_items import ColdItems
 from services.item_schemas import SearchRequest
 from services.live_catalogue import LiveCatalogue
+from services.popularity import Popularity
 from services.problems import ServiceError
 from services.recommender import Recommender
 from services.schemas import ModelInfo, ModelsReply, RecommendRequest
@@ -170,7 +171,9 @@ class ActiveModels:
     def _recommender(self, kept: Mapping[str, ServedModel]) -> Recommender:
         """Of what is open now; `kept` models are taken over where their bundles are the same."""
         bundles = self._models.bundles
-        searcher = Searcher(self._content(), self._live)
+        default = self._default_of(bundles)
+        popularity = Popularity(bundles[default].items, bundles[default].popularity)
+        searcher = Searcher(self._content(), self._live, popularity)
         models = {}
         for name, bundle in bundles.items():
             before = kept.get(name)
@@ -178,7 +181,7 @@ class ActiveModels:
                 models[name] = before.over(searcher)
             else:
                 models[name] = ServedModel(name, bundle, searcher, self._cold(name, bundle))
-        return Recommender(models, self._default_of(bundles), searcher)
+        return Recommender(models, default, searcher)
 
     def _default_of(self, bundles: Mapping[str, Bundle]) -> str:
         if self._default is not None and self._default in bundles:

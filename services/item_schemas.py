@@ -230,6 +230,11 @@ class SearchRequest(RequestBody):
     """How much the ranking of each space counts; all alike where it is not given. A space that is
     left out, or weighs 0, is not asked."""
 
+    popularity: float = Field(0.0, ge=0, le=1000, allow_inf_nan=False)
+    """How much it counts how popular the found items are, beside the spaces: they are ranked by
+    how often they stand in the histories of the default model, too. Not at all at 0; good for
+    known items that are asked for in other words than their own."""
+
     filters: Filters | None = None
     """Find only items that pass these filters."""
 
@@ -262,7 +267,7 @@ class Found(ReplyBody):
     one sort only."""
 
     spaces: dict[str, SpaceRank]
-    """Where it stood in each space that ranked it."""
+    """Where it stood in each space that ranked it, and by `popularity` where that was asked for."""
 
 
 class SpaceRank(ReplyBody):
@@ -270,7 +275,7 @@ class SpaceRank(ReplyBody):
     """1 is the first."""
 
     score: float
-    """The cosine."""
+    """The cosine; by popularity, the number of events."""
 
 
 class SpaceInfo(ReplyBody):

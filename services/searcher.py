@@ -28,11 +28,15 @@ from services.item_schemas import (
     SpacesReply,
 )
 from services.live_catalogue import LiveCatalogue
+from services.popularity import NO_POPULARITY, POPULARITY, Popularity
 from services.problems import Invalid, ServiceError, UnknownItem, UnknownSpace
 from services.schemas import DEFAULT_K, FieldError, Recommendation, SimilarReply
 
 DEPTH = 100
 """Each space ranks at least so many items before the rankings are merged."""
+
+POPULAR_DEPTH = 200
+"""The same where popularity ranks them too: it finds among more."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,8 +54,14 @@ class SearchQuery:
 class Searcher:
     """The content spaces in service, with the live catalogue over them."""
 
-    def __init__(self, bundles: Mapping[str, ContentBundle], live: LiveCatalogue) -> None:
+    def __init__(
+        self,
+        bundles: Mapping[str, ContentBundle],
+        live: LiveCatalogue,
+        popularity: Popularity = NO_POPULARITY,
+    ) -> None:
         self.live = live
+        self._popularity = popularity
         self._spaces = {name: ContentSpace(bundle, live) for name, bundle in bundles.items()}
 
     @property
@@ -60,7 +70,7 @@ class Searcher:
 
     def over(self, live: LiveCatalogue) -> Searcher:
         """The same spaces under another live catalogue."""
-        searcher = Searcher({}, live)
+        searcher = Searcher({}, live, self._popularity)
         searcher._spaces = {name: space.over(live) for name, space in self._spaces.items()}
         return searcher
 
@@ -156,6 +166,7 @@ class Searcher:
         k = max(request.k or DEFAULT_K, query.depth)
         weights = self._weights(request)
         examples = [*request.like, *request.unlike]
+        depth = max(k, POPULAR_DEPTH if request.popularity else DEPTH)
         rankings: dict[str, Ranking] = {}
         refusals: list[Invalid] = []
         known: set[str] = set()
@@ -165,16 +176,20 @@ class Searcher:
             vector = space.direction(request, query.encoded.get(name))
             if weight and vector is not None:
                 try:
-                    ranking = space.rank(vector, max(k, DEPTH), request.filters, examples)
+                    ranking = space.rank(vector, depth, request.filters, examples)
                 except Invalid as error:  # others may have the attribute that this one has not
                     refusals.append(error)
                 else:
                     rankings[name] = ranking
         if not rankings:
             raise refusals[0] if refusals else self._nothing(request)
+        versions = {name: self._spaces[name].bundle.version for name in rankings}
+        if request.popularity:
+            rankings[POPULARITY] = self._popularity.ranked(list(rankings.values()))
+            weights = {**weights, POPULARITY: request.popularity}
         return SearchReply(
             items=self._fused(rankings, weights, k),
-            versions={name: self._spaces[name].bundle.version for name in rankings},
+            versions=versions,
             reranked=False,
             unknown_items=[item_id for item_id in dict.fromkeys(examples) if item_id not in known],
         )

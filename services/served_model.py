@@ -27,6 +27,7 @@ from recsys.retrieval.index import Index
 from services.cold_items import ColdItems
 from services.filter_schemas import Filters
 from services.live_catalogue import LiveCatalogue
+from services.popularity import POPULARITY
 from services.problems import Invalid, UnknownItem
 from services.schemas import (
     DEFAULT_K,
@@ -40,8 +41,6 @@ from services.schemas import (
 )
 from services.searcher import Searcher
 from services.shelf import Shelf, flat, passing
-
-POPULARITY = "popularity"
 
 OVERFETCH = 1024
 """Up to this many excluded items are searched for and then dropped, so that queries share one

@@ -44,6 +44,9 @@ def command(
         list[str] | None,
         typer.Option(help="Search this space; `text:2` lets it weigh 2. All of them if none."),
     ] = None,
+    popularity: Annotated[
+        float, typer.Option(min=0, help="How much it counts how popular what is found is.")
+    ] = 0.0,
     rerank: Annotated[
         bool, typer.Option("--rerank", help="Let the cross-encoder order the best anew.")
     ] = False,
@@ -54,6 +57,7 @@ def command(
 
     recsys search "a lonely sheriff" --tag Western --where "year>=1990"
     recsys search --like i174 --unlike i029 -k 5
+    recsys search "boy who sees ghosts" --popularity 1.6
     """
     from infra.settings import load_settings
     from services.cli.conditions import conditions
@@ -62,7 +66,12 @@ def command(
 
     if text is None and picture is None and not like:
         raise typer.BadParameter("give words, --picture or --like: there is nothing to search by")
-    fields: dict[str, object] = {"k": k, "like": like or [], "unlike": unlike or []}
+    fields: dict[str, object] = {
+        "k": k,
+        "like": like or [],
+        "unlike": unlike or [],
+        "popularity": popularity,
+    }
     if text is not None:
         fields["text"] = text
     if rerank:
@@ -74,7 +83,7 @@ def command(
         fields["filters"] = {name: value for name, value in filters.items() if value}
     if space:
         fields["spaces"] = dict(map(_weighed, space))
-    options = {name: f"--{name}" for name in ("picture", "like", "unlike", "rerank")}
+    options = {name: f"--{name}" for name in ("picture", "like", "unlike", "rerank", "popularity")}
     with typed_as(text="TEXT", k="-k", filters="--tag and --where", spaces="--space", **options):
         request = SearchRequest.model_validate(fields)
     with Client(url or load_settings().http_url) as client:
@@ -92,7 +101,9 @@ def print_found(reply: SearchReply) -> None:
     table.add_column("title")
     table.add_column("item")
     table.add_column("score", justify="right")
-    spaces = list(reply.versions) if len(reply.versions) > 1 else []
+    spaces = list(dict.fromkeys(name for item in reply.items for name in item.spaces))
+    if len(spaces) == 1:
+        spaces = []
     for name in spaces:
         table.add_column(escape(name), justify="right", style="dim")
     for place, item in enumerate(reply.items, start=1):

@@ -9,12 +9,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from recsys.data.vocabulary import Vocabulary
 from recsys.registry import Spaces
 from services.content_space import QueryVector
 from services.filter_schemas import Filters
 from services.item_schemas import Item, ItemState, SearchReply, SearchRequest
 from services.live_catalogue import LiveCatalogue
 from services.live_items import LiveItem, LiveVector
+from services.popularity import Popularity
 from services.problems import Invalid, ServiceError, Stale, UnknownItem, UnknownSpace
 from services.searcher import Searcher, SearchQuery
 from tests.films import add_space, films
@@ -224,6 +226,26 @@ def test_a_space_of_weight_0_is_not_asked(spaces: Spaces) -> None:
     both = Searcher({"text": bundle, "other": bundle}, LiveCatalogue.empty())
     reply = found(both, like=["western-0"], spaces={"text": 1, "other": 0})
     assert reply.versions == {"text": "v0001"}
+
+
+def test_popularity_ranks_what_the_spaces_found_and_adds_nothing(spaces: Spaces) -> None:
+    bundle = spaces.open_active("text")
+    taken = ["western-5", "western-3", "nobody-knows"]
+    popularity = Popularity(Vocabulary(taken), np.array([7, 9, 100]))
+    searcher = Searcher({"text": bundle}, LiveCatalogue.empty(), popularity)
+    plain = found(searcher, like=["western-0"], k=35)
+    reply = found(searcher, like=["western-0"], k=35, popularity=1000)
+    others = [item for item in ids(plain) if item not in taken]
+    assert ids(reply) == ["western-3", "western-5", *others]
+    first = reply.items[0].spaces["popularity"]
+    assert (first.rank, first.score) == (1, 9)
+    assert "popularity" not in reply.items[2].spaces
+    assert reply.versions == {"text": "v0001"}
+
+
+def test_popularity_moves_nothing_where_nothing_was_taken(searcher: Searcher) -> None:
+    plain = found(searcher, like=["western-0"])
+    assert ids(found(searcher, like=["western-0"], popularity=1.0)) == ids(plain)
 
 
 def test_similar_items_are_the_nearest_in_the_space(searcher: Searcher) -> None:
