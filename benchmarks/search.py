@@ -5,8 +5,10 @@
 
 Known-item retrieval over the whole catalogue: 242 paraphrases, each of one film; the reciprocal of
 the place at which that film stands, 0 past the tenth (MRR@10), and how often it is among the first
-ten (R@10). The weights of the fusions are chosen on one half of the films, and the other half is
-measured once. Intervals are 95 % bootstraps over the films.
+ten (R@10). What is searched is a content space of the catalogue, by the code that answers
+`/v1/search`: by text, by text and then re-ranked, and by the fusion of text and popularity, which
+is re-ranked too. How much popularity counts is chosen on one half of the films, and the other half
+is measured once. Intervals are 95 % bootstraps over the films.
 The cross-encoder is trained on the catalogue's own texts, unless one is named; none of the
 paraphrases is seen by it.
 """
@@ -14,10 +16,10 @@ paraphrases is seen by it.
 from __future__ import annotations
 
 import argparse
-import itertools
 import os
 import platform
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -38,66 +40,87 @@ from encoders.text import TextEncoder
 from encoders.text_input import DEFAULT_TEXT_MODEL
 from encoders.train_cross_encoder import CrossEncoderTraining, train_cross_encoder
 from infra.settings import Settings
-from recsys.data.dataset import Dataset
-from recsys.retrieval.fusion import fuse
+from recsys.content_bundle import CONTENT_SCHEMA, HASH, LIVE, ContentBundle, seal_content
+from recsys.data.dataset import ITEMS_SCHEMA, Dataset
+from recsys.data.vocabulary import UNKNOWN, Vocabulary
+from recsys.retrieval.index import Index
+from services.catalogue_service import RERANKED, answer, reranked
+from services.content_space import QueryVector
+from services.item_schemas import SearchRequest
+from services.live_catalogue import LiveCatalogue
+from services.popularity import Popularity
+from services.problems import ServiceError
+from services.searcher import Searcher, SearchQuery
 
 K = 10
-DEPTH = 1000
-"""How far down a ranking is looked at, before it is fused with others."""
-WEIGHTS = (0.0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
-"""What a ranking beside the text's, whose weight is 1, may weigh in a fusion."""
+WEIGHTS = (0.2, 0.4, 0.8, 1.6, 3.2, 6.4)
+"""What popularity may weigh beside the text, whose weight is 1."""
 RESAMPLES = 10_000
 
 Rankings = NDArray[np.int64]
-"""Int64[Q, n], rows of items, best first."""
+"""Int64[Q, K], rows of items, best first; UNKNOWN past the last."""
 
 
-def ranked(scores: NDArray[np.float32]) -> Rankings:
-    """The best of Float32[Q, N]; of equal ones the first row first."""
-    return np.argsort(-scores, axis=1, kind="stable")[:, :DEPTH]
+class Service:
+    """A searcher over one content space of a catalogue, with what it takes to ask it."""
+
+    def __init__(self, dataset: Dataset, encoder: TextEncoder, folder: Path) -> None:
+        catalogue = dataset.catalogue
+        self.texts: list[str] = item_texts(catalogue).to_pylist()
+        bundle = sealed(catalogue.select(ITEMS_SCHEMA.names), self.texts, encoder, folder)
+        counts = np.bincount(dataset.histories.items, minlength=len(catalogue))
+        self._items = Vocabulary(catalogue["item_id"])
+        self._encoder = encoder
+        self._searcher = Searcher(
+            {"text": bundle}, LiveCatalogue.empty(), Popularity(self._items, counts)
+        )
+
+    def rankings(
+        self, queries: Sequence[str], popularity: float, cross: CrossEncoder | None = None
+    ) -> Rankings:
+        """What is found by each of the queries, re-ranked where there is a cross-encoder."""
+        vectors = self._encoder.encode(queries).vectors
+        found = np.full((len(queries), K), UNKNOWN, np.int64)
+        for row, (text, vector) in enumerate(zip(queries, vectors, strict=True)):
+            request = SearchRequest(text=text, k=K, popularity=popularity)
+            encoded = {"text": QueryVector(self._encoder.fingerprint, vector)}
+            query = SearchQuery(request, encoded, depth=0 if cross is None else RERANKED)
+            told = answer(self._searcher, query)
+            if isinstance(told, ServiceError):
+                raise told
+            reply = told.reply
+            if cross is not None:
+                reply = reranked(reply, cross.scores(text, told.texts).tolist(), K)
+            rows = self._items.rows([item.item_id for item in reply.items])
+            found[row, : len(rows)] = rows
+        return found
+
+
+def sealed(
+    catalogue: pa.Table, texts: Sequence[str], encoder: TextEncoder, folder: Path
+) -> ContentBundle:
+    """The content bundle of a catalogue's texts, without the hashes of an embedding job."""
+    items = catalogue.append_column(
+        HASH, pa.repeat(pa.scalar(bytes(16), pa.binary(16)), len(texts))
+    )
+    items = items.append_column(LIVE, pa.repeat(False, len(texts))).cast(CONTENT_SCHEMA)
+    seal_content(
+        folder / "text",
+        space="text",
+        encoder=encoder.name,
+        fingerprint=encoder.fingerprint,
+        items=items,
+        index=Index.build(encoder.encode(texts).vectors),
+        data_fingerprint="",
+        cost={},
+    )
+    return ContentBundle.open(folder / "text")
 
 
 def reciprocal(rankings: Rankings, wanted: NDArray[np.int64]) -> NDArray[np.float64]:
     """Float64[Q], one over the place of the wanted item, 0 past the K-th."""
     hits = rankings[:, :K] == wanted[:, None]
     return np.where(hits.any(axis=1), 1 / (1 + hits.argmax(axis=1)), 0.0)
-
-
-def formats(catalogue: pa.Table) -> dict[str, list[str]]:
-    """What of an item might be encoded, the way that the service does it first."""
-    untold = pa.nulls(len(catalogue), pa.string())
-    untagged = pa.nulls(len(catalogue), catalogue["tags"].type)
-    bare = catalogue.set_column(catalogue.column_names.index("text"), "text", untold)
-    title = bare.set_column(bare.column_names.index("tags"), "tags", untagged)
-    return {
-        "title and tags": item_texts(catalogue).to_pylist(),
-        "title alone": item_texts(title).to_pylist(),
-    }
-
-
-def chosen_fusion(
-    rankings: Mapping[str, Rankings], asked: Paraphrases
-) -> tuple[Rankings, dict[str, float]]:
-    """The fusion with the weights that are best on the validation half; the first one has 1."""
-    tried = []
-    for others in itertools.product(WEIGHTS, repeat=len(rankings) - 1):
-        weights = (1.0, *others)
-        _, rows = fuse(list(rankings.values()), weights, k=K)
-        found = reciprocal(rows, asked.items)[asked.validation].mean()
-        tried.append((float(found), rows, dict(zip(rankings, weights, strict=True))))
-    _, rows, chosen = max(tried, key=lambda each: each[0])
-    return rows, chosen
-
-
-def re_ranked(
-    text: Rankings, model: CrossEncoder, queries: Sequence[str], texts: Sequence[str], n: int
-) -> Rankings:
-    """The first n of each ranking in the order that the cross-encoder has them in."""
-    put = np.empty((len(queries), n), np.int64)
-    for query, (asked, rows) in enumerate(zip(queries, text[:, :n], strict=True)):
-        scores = model.scores(asked, [texts[row] for row in rows])
-        put[query] = rows[np.argsort(-scores, kind="stable")]
-    return put
 
 
 def interval(values: NDArray[np.float64], films: NDArray[np.int64]) -> tuple[float, float]:
@@ -118,48 +141,33 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("dataset", type=Path, help="MovieLens' ml-latest-small, imported")
     parser.add_argument("--text-model", default=DEFAULT_TEXT_MODEL, help="a name or a folder")
     parser.add_argument("--cross-encoder", help="a name or a folder, instead of one made here")
-    parser.add_argument("--candidates", type=int, default=50, help="how many are re-ranked")
     arguments = parser.parse_args(argv)
     console = Console(highlight=False, width=110)
     started = time.perf_counter()
     dataset = Dataset.load(arguments.dataset)
     asked = Paraphrases.of(dataset)
     encoder = TextEncoder.open(arguments.text_model)
-    queries = encoder.encode(asked.queries).vectors
-    console.print("validation MRR@10 and R@10 by what of an item is encoded")
-    read = formats(dataset.catalogue)
-    found = {
-        name: ranked(queries @ encoder.encode(texts).vectors.T) for name, texts in read.items()
-    }
-    for name, rankings in found.items():
-        gains = reciprocal(rankings, asked.items)[asked.validation]
-        console.print(f"  {gains.mean():.3f}  {(gains > 0).mean():.3f}  {name}")
-    texts, text = next(iter(read.values())), next(iter(found.values()))
-    where = arguments.cross_encoder or _trained(dataset, texts, encoder, console)
-    cross = re_ranked(
-        text, CrossEncoder.open(str(where)), asked.queries, texts, arguments.candidates
-    )
-    counts = np.bincount(dataset.histories.items, minlength=len(texts)).astype(np.float32)
-    popular = np.repeat(ranked(counts[None]), len(text), axis=0)
-    fusions: dict[str, dict[str, Rankings]] = {
-        "text and cross-encoder": {"text": text, "cross-encoder": cross},
-        "text and popularity": {"text": text, "popularity": popular},
-        "all three": {
-            "text": text,
-            "popularity": popular,
-            "cross-encoder": cross,
-        },
-    }
-    rows: dict[str, Rankings] = {
-        "popularity": popular,
-        "text": text,
-        "text, re-ranked": cross,
-    }
-    for name, members in fusions.items():
-        rows[name], weights = chosen_fusion(members, asked)
-        gained = reciprocal(rows[name], asked.items)[asked.validation].mean()
-        said = ", ".join(f"{member} {weight:g}" for member, weight in weights.items())
-        console.print(f"chosen by validation MRR@10 {gained:.3f}: {said}", soft_wrap=True)
+    with tempfile.TemporaryDirectory() as folder:
+        service = Service(dataset, encoder, Path(folder))
+        where = arguments.cross_encoder or _trained(dataset, service.texts, encoder, console)
+        cross = CrossEncoder.open(str(where))
+        console.print("validation MRR@10 and R@10 by how much popularity counts beside the text")
+        fused: dict[float, Rankings] = {}
+        gained: dict[float, float] = {}
+        for weight in WEIGHTS:
+            fused[weight] = service.rankings(asked.queries, weight)
+            gains = reciprocal(fused[weight], asked.items)[asked.validation]
+            gained[weight] = float(gains.mean())
+            console.print(f"  {weight:<4g} {gains.mean():.3f}  {(gains > 0).mean():.3f}")
+        chosen = max(WEIGHTS, key=gained.__getitem__)
+        counts = np.bincount(dataset.histories.items, minlength=len(service.texts))
+        rows: dict[str, Rankings] = {
+            "popularity": np.tile(np.argsort(-counts, kind="stable")[:K], (len(asked.items), 1)),
+            "text": service.rankings(asked.queries, 0),
+            "text, re-ranked": service.rankings(asked.queries, 0, cross),
+            f"text and popularity {chosen:g}": fused[chosen],
+            "the same, re-ranked": service.rankings(asked.queries, chosen, cross),
+        }
     console.print(_table(rows, asked))
     surroundings = {
         "command": f"recsys bench search {' '.join(sys.argv[1:])}",

@@ -147,7 +147,7 @@ class CatalogueService:
         if not request.rerank or request.text is None:
             return answer.reply
         scores = _or_raise(await self._encoder.rerank(request.text, answer.texts))
-        return _reranked(answer.reply, scores, request.k or DEFAULT_K)
+        return reranked(answer.reply, scores, request.k or DEFAULT_K)
 
 
 def answer(searcher: Searcher, query: SearchQuery) -> Answer | ServiceError:
@@ -162,7 +162,7 @@ def answer(searcher: Searcher, query: SearchQuery) -> Answer | ServiceError:
     return Answer(reply, texts)
 
 
-def _reranked(reply: SearchReply, scores: Sequence[float], k: int) -> SearchReply:
+def reranked(reply: SearchReply, scores: Sequence[float], k: int) -> SearchReply:
     """The best by their scores; behind them, in the order that they had, those that could not be
     read, which have no finite one, and those that were not."""
     read: list[Found] = []

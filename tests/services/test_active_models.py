@@ -14,8 +14,12 @@ from recsys.registry import Registry
 from recsys.sealed_folder import BundleRefused
 from services import active_models
 from services.active_models import ActiveModels, NoModel
+from services.item_schemas import SearchReply, SearchRequest
 from services.schemas import RecommendReply, RecommendRequest
+from services.searcher import SearchQuery
 from services.served_model import Query
+from tests.films import add_space, films
+from tests.hashing_encoder import HashingEncoder
 from tests.planted import Planted, add_fitted
 
 
@@ -230,3 +234,16 @@ def test_unless_one_is_named_the_best_measured_is_the_default(
     add_fitted(own, "ials", planted, ndcg=0.3)
     models.refresh()
     assert models.recommender.default == "ials"
+
+
+def test_searches_rank_by_what_is_popular_with_the_default_model(
+    own: Registry, planted: Planted, tmp_path: Path
+) -> None:
+    spaces = add_space(tmp_path / "spaces", HashingEncoder(), films())
+    models = ActiveModels(own, default="ials", spaces=spaces)
+    request = SearchRequest(like=["western-5"], popularity=1000, k=5)
+    reply = models.recommender.searcher.search(SearchQuery(request, {}))
+    assert isinstance(reply, SearchReply)
+    counts = dict(zip(planted.ids, planted.popularity.tolist(), strict=True))
+    told = [item.spaces["popularity"].score for item in reply.items]
+    assert told == [counts[item.item_id] for item in reply.items] == sorted(told, reverse=True)
