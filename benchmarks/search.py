@@ -46,10 +46,10 @@ from recsys.data.vocabulary import UNKNOWN, Vocabulary
 from recsys.retrieval.index import Index
 from services.catalogue_service import RERANKED, answer, reranked
 from services.content_space import QueryVector
-from services.item_schemas import SearchRequest
 from services.live_catalogue import LiveCatalogue
 from services.popularity import Popularity
 from services.problems import ServiceError
+from services.search_schemas import SearchRequest
 from services.searcher import Searcher, SearchQuery
 
 K = 10

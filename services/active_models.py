@@ -20,12 +20,12 @@ from recsys.content_bundle import ContentBundle
 from recsys.registry import Bridges, Registry, Spaces
 from services.active_versions import ActiveVersions
 from services.cold_items import ColdItems
-from services.item_schemas import SearchRequest
 from services.live_catalogue import LiveCatalogue
 from services.popularity import Popularity
 from services.problems import ServiceError
 from services.recommender import Recommender
 from services.schemas import ModelInfo, ModelsReply, RecommendRequest
+from services.search_schemas import SearchRequest
 from services.searcher import Searcher, SearchQuery
 from services.served_model import Query, ServedModel
 

@@ -12,16 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from infra.errors import RecsysError
 from services.event_schemas import Event, EventsReply, EventsRequest
-from services.item_schemas import (
-    DeleteReply,
-    Item,
-    ItemReply,
-    ItemsReply,
-    ItemsRequest,
-    SearchReply,
-    SearchRequest,
-    SpacesReply,
-)
+from services.item_schemas import DeleteReply, Item, ItemReply, ItemsReply, ItemsRequest
 from services.problems import refusal
 from services.schemas import (
     ModelsReply,
@@ -32,6 +23,7 @@ from services.schemas import (
     RecommendRequest,
     SimilarReply,
 )
+from services.search_schemas import SearchReply, SearchRequest, SpacesReply
 
 R = TypeVar("R", bound=BaseModel)
 

@@ -9,16 +9,9 @@ from fastapi import FastAPI, Path, Request, Response
 from services.bodies import Id
 from services.catalogue_service import CatalogueService
 from services.http import body_of, json_reply, operation
-from services.item_schemas import (
-    DeleteReply,
-    ItemReply,
-    ItemsReply,
-    ItemsRequest,
-    SearchReply,
-    SearchRequest,
-    SpacesReply,
-)
+from services.item_schemas import DeleteReply, ItemReply, ItemsReply, ItemsRequest
 from services.problems import MAX_CONTENT_BODY, parse
+from services.search_schemas import SearchReply, SearchRequest, SpacesReply
 
 CATALOGUE_REQUESTS = (SearchRequest, ItemsRequest)
 

@@ -14,18 +14,11 @@ from typing import Protocol, TypeVar
 from encoders.item_text import item_texts
 from services.batcher import Batcher
 from services.content_space import QueryVector
-from services.item_schemas import (
-    DeleteReply,
-    Found,
-    ItemReply,
-    ItemsReply,
-    ItemsRequest,
-    SearchReply,
-    SearchRequest,
-)
+from services.item_schemas import DeleteReply, ItemReply, ItemsReply, ItemsRequest
 from services.live_items import LiveItems
 from services.problems import ServiceError, Stale
 from services.schemas import DEFAULT_K
+from services.search_schemas import Found, SearchReply, SearchRequest
 from services.searcher import Searcher, SearchQuery
 from services.service import MAX_WAITING, deadline
 

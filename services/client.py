@@ -24,15 +24,7 @@ from infra.settings import Settings
 from services import calls
 from services.calls import ApiError, Call, R, Unreachable
 from services.event_schemas import Event, EventsReply
-from services.item_schemas import (
-    DeleteReply,
-    Item,
-    ItemReply,
-    ItemsReply,
-    SearchReply,
-    SearchRequest,
-    SpacesReply,
-)
+from services.item_schemas import DeleteReply, Item, ItemReply, ItemsReply
 from services.schemas import (
     ModelsReply,
     Problem,
@@ -41,6 +33,7 @@ from services.schemas import (
     RecommendRequest,
     SimilarReply,
 )
+from services.search_schemas import SearchReply, SearchRequest, SpacesReply
 
 __all__ = ["ApiError", "AsyncClient", "Client", "QueueClient", "Unreachable", "parse_url"]
 

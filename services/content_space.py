@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from recsys.content_bundle import ContentBundle
 from recsys.data.vocabulary import UNKNOWN
 from services.filter_schemas import Filters
-from services.item_schemas import SearchRequest, SpaceInfo
 from services.live_catalogue import LiveCatalogue
 from services.live_items import LiveItem
 from services.problems import Stale
 from services.schemas import Recommendation
+from services.search_schemas import SearchRequest, SpaceInfo
 from services.shelf import Shelf, passing
 
 UNLIKE = 0.5

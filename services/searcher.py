@@ -19,18 +19,12 @@ from recsys.data.vocabulary import UNKNOWN, Vocabulary
 from recsys.retrieval.fusion import reciprocal_rank_fusion
 from services.content_space import ContentSpace, QueryVector, Ranking
 from services.filter_schemas import Filters
-from services.item_schemas import (
-    Found,
-    ItemState,
-    SearchReply,
-    SearchRequest,
-    SpaceRank,
-    SpacesReply,
-)
+from services.item_schemas import ItemState
 from services.live_catalogue import LiveCatalogue
 from services.popularity import NO_POPULARITY, POPULARITY, Popularity
 from services.problems import Invalid, ServiceError, UnknownItem, UnknownSpace
 from services.schemas import DEFAULT_K, FieldError, Recommendation, SimilarReply
+from services.search_schemas import Found, SearchReply, SearchRequest, SpaceRank, SpacesReply
 
 DEPTH = 100
 """Each space ranks at least so many items before the rankings are merged."""

@@ -62,8 +62,9 @@ def bridge(settings: Settings, dataset: Dataset, models: Sequence[str]) -> None:
 def show_search(url: str, dataset: Dataset, made_up: bool) -> None:
     """Search by words, put a new item in, and find it."""
     from services.client import Client
-    from services.item_schemas import Item, ItemState, SearchRequest
+    from services.item_schemas import Item, ItemState
     from services.schemas import RecommendRequest
+    from services.search_schemas import SearchRequest
 
     # Its own title is what a catalogue of anything can be searched by.
     words = WORDS if made_up else str(dataset.catalogue["title"][0])

@@ -15,7 +15,7 @@ from services.cli.console import AsJson, out, print_json
 from services.cli.options import Url, typed_as
 
 if TYPE_CHECKING:
-    from services.item_schemas import SearchReply
+    from services.search_schemas import SearchReply
 
 NAME = "search"
 
@@ -62,7 +62,7 @@ def command(
     from infra.settings import load_settings
     from services.cli.conditions import conditions
     from services.client import Client
-    from services.item_schemas import SearchRequest
+    from services.search_schemas import SearchRequest
 
     if text is None and picture is None and not like:
         raise typer.BadParameter("give words, --picture or --like: there is nothing to search by")

@@ -14,8 +14,9 @@ from infra.loopback import free_port
 from infra.settings import Settings
 from recsys.registry import Registry
 from services.client import ApiError, Client
-from services.item_schemas import Item, ItemState, SearchRequest
+from services.item_schemas import Item, ItemState
 from services.schemas import RecommendRequest
+from services.search_schemas import SearchRequest
 from services.serving import serving
 from tests.films import add_space, films
 

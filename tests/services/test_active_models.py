@@ -14,8 +14,8 @@ from recsys.registry import Registry
 from recsys.sealed_folder import BundleRefused
 from services import active_models
 from services.active_models import ActiveModels, NoModel
-from services.item_schemas import SearchReply, SearchRequest
 from services.schemas import RecommendReply, RecommendRequest
+from services.search_schemas import SearchReply, SearchRequest
 from services.searcher import SearchQuery
 from services.served_model import Query
 from tests.films import add_space, films

@@ -84,7 +84,7 @@ class Shop:
         return Searcher({"text": self.spaces.open_active("text")}, live)
 
     def found(self, words: str, k: int = 5) -> list[str]:
-        from services.item_schemas import SearchReply, SearchRequest
+        from services.search_schemas import SearchReply, SearchRequest
 
         vector = self.encoder.encode([words]).vectors[0]
         encoded = {"text": QueryVector(self.encoder.fingerprint, vector)}

@@ -13,11 +13,12 @@ from recsys.data.vocabulary import Vocabulary
 from recsys.registry import Spaces
 from services.content_space import QueryVector
 from services.filter_schemas import Filters
-from services.item_schemas import Item, ItemState, SearchReply, SearchRequest
+from services.item_schemas import Item, ItemState
 from services.live_catalogue import LiveCatalogue
 from services.live_items import LiveItem, LiveVector
 from services.popularity import Popularity
 from services.problems import Invalid, ServiceError, Stale, UnknownItem, UnknownSpace
+from services.search_schemas import SearchReply, SearchRequest
 from services.searcher import Searcher, SearchQuery
 from tests.films import add_space, films
 from tests.hashing_encoder import HashingEncoder
