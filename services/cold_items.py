@@ -134,7 +134,8 @@ class ColdItems:
         if len(found) < len(shelves):
             return None
         first = found[0]
-        ids = Vocabulary(first.ids.filter(pa.array(self._learnt.rows(first.ids) == UNKNOWN)))
+        cold = self._learnt.rows(first.ids.to_pylist()) == UNKNOWN
+        ids = Vocabulary(first.ids.filter(pa.array(cold)))
         at = np.stack([shelf.items.rows(ids.to_arrow()) for shelf in found])
         at = at[:, (at != UNKNOWN).all(axis=0)]
         if not at.shape[1]:

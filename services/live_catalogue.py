@@ -82,8 +82,11 @@ class LiveCatalogue:
         return self._shelves[key]
 
     def over(self, items: Vocabulary) -> Overlay:
-        """What of a catalogue's rows is gone or said anew here."""
-        at = items.rows(self.items.to_arrow())
+        """What of a catalogue's rows is gone or said anew here.
+
+        The few ids of here are looked up one by one: what is live takes as long to lay over a large
+        catalogue as over a small one."""
+        at = items.rows(self.items.to_arrow().to_pylist())
         known = np.flatnonzero(at != UNKNOWN)
         gone = items.rows(self.deleted)
         return Overlay(self, at[known], known, gone[gone != UNKNOWN])
