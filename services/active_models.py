@@ -98,7 +98,7 @@ class ActiveModels:
             return True
 
     def lay(self, live: LiveCatalogue) -> None:
-        """Answer under this live catalogue from now on."""
+        """Answer under this live catalogue from now on; until it is laid, as before."""
         with self._exchange:
             self._live = live
             self.recommender = self.recommender.over(live)

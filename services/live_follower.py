@@ -44,7 +44,9 @@ class LiveFollower:
     async def catch_up(self, number: int) -> None:
         """Return once all changes up to the number are in force, or Redis is not there to ask."""
         if self._live.number < number:
-            await self._read()
+            # What is begun is finished though the caller gives up meanwhile: otherwise what is
+            # still being laid could come after what is newer.
+            await asyncio.shield(self._read())
 
     async def _read(self) -> None:
         async with self._reading:
@@ -68,5 +70,5 @@ class LiveFollower:
                 changes = await self._items.changes(0)
             live, more = live.after(changes.items, changes.number), changes.more
         if live.entries is not self._live.entries:
-            self._models.lay(live)
+            await asyncio.to_thread(self._models.lay, live)
         self._live = live
