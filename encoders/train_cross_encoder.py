@@ -24,6 +24,7 @@ from encoders.batches import inference_dtype, quietly
 from encoders.checkpoint import find
 from encoders.pseudo_queries import PseudoQueries
 from encoders.text import TextEncoder
+from infra.errors import RecsysError
 from infra.storage import atomic_folder
 
 TRAINING = "training.json"
@@ -69,15 +70,18 @@ def train_cross_encoder(
 
     texts: of the items, as the encoder is given them; those without a word are left out.
     tell: called after each step with its number, from 1, and its loss.
-    Raises ValueError for fewer texts than candidates, FileExistsError where the folder is there.
+    Raises RecsysError for fewer texts than candidates, FileExistsError where the folder is there.
     """
     config = config or CrossEncoderTraining()
     started = time.process_time()
-    queries = PseudoQueries(texts, encoder)
     vectors = encoder.encode(texts).vectors
     usable = np.flatnonzero(vectors.any(axis=1))
     if len(usable) < config.candidates:
-        raise ValueError(f"there are {len(usable)} texts for {config.candidates} candidates")
+        raise RecsysError(
+            f"{len(usable)} texts are too few to train a cross-encoder on: it takes "
+            f"{config.candidates}, and some hundreds to learn anything"
+        )
+    queries = PseudoQueries(texts, encoder)
     rng = np.random.default_rng(config.seed)
     torch.manual_seed(config.seed)
     base = find(encoder.name).folder

@@ -45,6 +45,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program t
 Advance = Callable[[int, int | None], None]
 """Called with how much is done and, once known, how much there is."""
 
+Step = Callable[[int, int, str], None]
+"""Called with how many steps are done, how many there are, and what is said of the last."""
+
 
 def print_json(value: Any) -> None:
     """One JSON document on standard output."""
@@ -104,6 +107,20 @@ def bar(description: str, *, rate: bool = False) -> Iterator[Advance]:
     with _progress(*([_Rate()] if rate else [])) as progress:
         task = progress.add_task(escape(description), total=None)
         yield _advance(progress, task)
+
+
+@contextmanager
+def steps(title: str) -> Iterator[Step]:
+    """A bar for steps that have something to say of themselves. What was said last stays."""
+    columns = SpinnerColumn(), TextColumn(escape(title)), BarColumn(bar_width=28)
+    said = TextColumn("{task.description}"), TimeElapsedColumn()
+    with Progress(*columns, *said, console=err) as progress:
+        task = progress.add_task("starting", total=None)
+
+        def step(done: int, total: int, description: str) -> None:
+            progress.update(task, completed=done, total=total, description=description)
+
+        yield step
 
 
 def _advance(progress: Progress, task: TaskID) -> Advance:

@@ -29,7 +29,7 @@ from services.cli import (
     serve,
     spaces,
     train,
-    train_image,
+    train_encoders,
     tune,
     worker,
 )
@@ -52,7 +52,7 @@ app = typer.Typer(
     "[bold]recsys doctor[/] prints them.",
 )
 for module in (demo, doctor, train, tune, evaluate, embed, serve, worker, recommend, search):
-    kind = train_image.TrainCommand if module is train else None
+    kind = train_encoders.TrainCommand if module is train else None
     app.command(name=module.NAME, cls=kind)(module.command)
 app.command(
     name=bench.NAME, context_settings={"allow_extra_args": True, "ignore_unknown_options": True}

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from pydantic import ValidationError
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from infra.errors import RecsysError, reason
-from services.cli.console import AsJson, err, out, print_json
+from services.cli.console import AsJson, Step, err, out, print_json, steps
 
 if TYPE_CHECKING:
     from recsys.models.model import ModelConfig
@@ -32,8 +31,8 @@ def command(
     kind: Annotated[
         str,
         typer.Argument(
-            help="popularity, ials, sasrec or gru4rec; image-encoder has options of its own: "
-            "recsys train image-encoder --help."
+            help="popularity, ials, sasrec or gru4rec; or image-encoder or cross-encoder, which "
+            "have options of their own: name one before --help."
         ),
     ],
     data: Annotated[Path, typer.Option(help="A folder in the Dataset format.")],
@@ -248,49 +247,25 @@ def fit_with_progress(config: ModelConfig, data: Path, **options: Any) -> FitRes
     """`recsys.training.fit.fit` with a bar that shows the epochs and the validation metric."""
     from recsys.training.fit import fit
 
-    with _bar(f"Training {config.kind}") as told:
-        result = fit(config, data, on_epoch=told.epoch, **options)
-        told.end(f"best epoch {result.best_epoch + 1} of {len(result.history)}")
+    with steps(f"Training {config.kind}") as step:
+        result = fit(config, data, on_epoch=_told(step), **options)
+        step(1, 1, f"best epoch {result.best_epoch + 1} of {len(result.history)}")
     return result
 
 
 def _refit_with_progress(chosen: FitResult, data: Path, **options: Any) -> FitResult:
     from recsys.training.fit import refit
 
-    with _bar(f"Training {chosen.model.config.kind} again") as told:
-        result = refit(chosen, data, on_epoch=told.epoch, **options)
-        told.end(f"{result.best_epoch + 1} epochs, the validation part included")
+    with steps(f"Training {chosen.model.config.kind} again") as step:
+        result = refit(chosen, data, on_epoch=_told(step), **options)
+        step(1, 1, f"{result.best_epoch + 1} epochs, the validation part included")
     return result
 
 
-class _Told:
-    """What a fit tells while it runs, on a bar."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._task = progress.add_task("starting the workers", total=None)
-
-    def epoch(self, report: EpochReport) -> None:
+def _told(step: Step) -> Callable[[EpochReport], None]:
+    def on_epoch(report: EpochReport) -> None:
         quality = "" if report.ndcg is None else f"  validation NDCG@10 {report.ndcg:.4f}"
-        self._progress.update(
-            self._task,
-            completed=report.epoch + 1,
-            total=report.max_epochs,
-            description=f"epoch {report.epoch + 1}  loss {report.loss:.4f}{quality}",
-        )
+        said = f"epoch {report.epoch + 1}  loss {report.loss:.4f}{quality}"
+        step(report.epoch + 1, report.max_epochs, said)
 
-    def end(self, how: str) -> None:
-        self._progress.update(self._task, total=1, completed=1, description=how)
-
-
-@contextmanager
-def _bar(title: str) -> Iterator[_Told]:
-    with Progress(
-        SpinnerColumn(),
-        TextColumn(title),
-        BarColumn(bar_width=28),
-        TextColumn("{task.description}"),
-        TimeElapsedColumn(),
-        console=err,
-    ) as progress:
-        yield _Told(progress)
+    return on_epoch

@@ -5,18 +5,16 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from typer.core import TyperCommand
 
 from infra.errors import RecsysError
-from services.cli.console import Advance, AsJson, bar, err, out, print_json
+from services.cli.console import Advance, AsJson, Step, bar, err, out, print_json, steps
 from services.cli.options import typed_as
 
 if TYPE_CHECKING:
@@ -25,26 +23,13 @@ if TYPE_CHECKING:
     from encoders.training import EpochLoss
 
 NAME = "image-encoder"
+TITLE = "Training the image encoder"
 
 MAX_PICTURE = 20 << 20
 """Bytes of the largest picture that is read."""
 
 _SHOWN = 5
 """Pictures left out whose reasons are printed."""
-
-
-class TrainCommand(TyperCommand):
-    """`recsys train`, where `image-encoder` in place of a model's kind takes options of its own."""
-
-    def make_context(
-        self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any
-    ) -> Any:
-        if args[:1] != [NAME]:
-            return super().make_context(info_name, args, parent, **extra)
-        alone = typer.Typer(rich_markup_mode="rich", add_completion=False)
-        alone.command()(command)
-        own = typer.main.get_command(alone)
-        return own.make_context(f"{info_name} {NAME}", args[1:], parent, **extra)
 
 
 def command(
@@ -122,7 +107,7 @@ def command(
         with bar("Reading pictures") as told:
             failures = write_pictures(pictures, _sources(data, items, told), side)
         _tell(items, failures)
-        with nullcontext() if workers == 0 else cluster(quiet=True), _bar() as on_epoch:
+        with nullcontext() if workers == 0 else cluster(quiet=True), steps(TITLE) as step:
             trained = train(
                 config,
                 net,
@@ -132,7 +117,7 @@ def command(
                 workers=workers,
                 cores=cores(workers),
                 gpu=room(workers, gpu),
-                on_epoch=on_epoch,
+                on_epoch=_told(step),
             )
     about = {
         "data": str(data),
@@ -211,25 +196,9 @@ def _tell(items: Sequence[str], failures: Mapping[int, str]) -> None:
         err.print(f"[yellow]left out:[/] {len(failures) - _SHOWN:,} more; --json names all")
 
 
-@contextmanager
-def _bar() -> Iterator[Callable[[EpochLoss], None]]:
-    """A bar that shows the epochs and the loss."""
-    with Progress(
-        SpinnerColumn(),
-        TextColumn("Training the image encoder"),
-        BarColumn(bar_width=28),
-        TextColumn("{task.description}"),
-        TimeElapsedColumn(),
-        console=err,
-    ) as progress:
-        task = progress.add_task("starting", total=None)
+def _told(step: Step) -> Callable[[EpochLoss], None]:
+    def on_epoch(report: EpochLoss) -> None:
+        done, total = report.epoch + 1, report.epochs
+        step(done, total, f"epoch {done} of {total}  loss {report.loss:.4f}")
 
-        def told(report: EpochLoss) -> None:
-            progress.update(
-                task,
-                completed=report.epoch + 1,
-                total=report.epochs,
-                description=f"epoch {report.epoch + 1} of {report.epochs}  loss {report.loss:.4f}",
-            )
-
-        yield told
+    return on_epoch

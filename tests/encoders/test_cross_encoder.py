@@ -14,6 +14,7 @@ from encoders.pseudo_queries import PseudoQueries, misspelt, nearest
 from encoders.text import TextEncoder
 from encoders.text_input import DEFAULT_TEXT_MODEL
 from encoders.train_cross_encoder import TRAINING, CrossEncoderTraining, train_cross_encoder
+from infra.errors import RecsysError
 from tests.encoders.models import tiny_bert
 
 TEXTS = ("red", "a blue sea", "green " * 40, "the end of the road", "öl")
@@ -145,5 +146,5 @@ def test_the_same_seed_trains_the_same_weights(tmp_path: Path) -> None:
 
 
 def test_too_few_texts_to_tell_apart_are_refused(minilm: TextEncoder, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="2 texts for 6 candidates"):
+    with pytest.raises(RecsysError, match=r"2 texts are too few .* it takes 6"):
         train_cross_encoder(tmp_path / "trained", ["red", "blue", ""], minilm)
