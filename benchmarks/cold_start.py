@@ -17,7 +17,8 @@ the *other* items are the new ones and the test's items are not in the data at a
                                 where the data has times); no longer a cold start
     popularity of all events    by the events that were held out: nobody can know them
     text-nearest                nearest to the mean text of the user's newest items
-    bridge                      from text, and from text with a column for each tag (genre)
+    bridge from text and tags   as `recsys bridge fit` makes it where the items have tags (genres)
+    bridge from text            as it makes it where they have none
 
 The last columns say which share of the first 10 places new items take, and what they cost the
 others: the recall of each user's held-out last event among the first 10, without and with them.
@@ -37,7 +38,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 from rich import box
@@ -49,19 +49,20 @@ from benchmarks.cold_rows import SHOWN, K, Row, asked, runs, together
 from encoders.item_text import item_texts
 from encoders.text import TextEncoder
 from encoders.text_input import DEFAULT_TEXT_MODEL
+from recsys.bridging import learn
 from recsys.data.dataset import Dataset
 from recsys.evaluation.metrics import interval, resampled_means, top_k
 from recsys.evaluation.protocol import validate
 from recsys.models.catalog import kind_of
 from recsys.models.model import Alone, Model, ModelConfig
-from recsys.retrieval.bridge import Fitted, fit
+from recsys.retrieval.bridge import Fitted
+from recsys.retrieval.tag_columns import common_tags, with_tags
 
 SASREC = {"dim": 64, "blocks": 2, "max_length": 100, "dropout": 0.3}
 """A net that a processor trains in minutes."""
 NEWEST = 5
 """Of these items' texts the mean is taken for `text-nearest`: the best of 1, 5, 20 and 100 on the
 validation items of both data sets."""
-QUERIES = 500
 
 
 def baselines(dataset: Dataset, cold: ColdItems, text: NDArray[np.float32]) -> Iterator[Row]:
@@ -137,13 +138,10 @@ def bridges(
     model: Model, cold: ColdItems, contents: dict[str, NDArray[np.float32]]
 ) -> Iterator[Row]:
     """A bridge from each content, asked."""
-    train = cold.split.train
-    users = np.random.default_rng(0).permutation(np.flatnonzero(train.lengths))[:QUERIES]
-    some = train.take(np.sort(users))
-    learnt_from, queries = model.query_vectors(some), model.query_vectors(cold.histories)
+    everything, queries = np.arange(len(cold.new)), model.query_vectors(cold.histories)
     for name, content in contents.items():
         began = time.perf_counter()
-        fitted = fit(content, model.item_vectors, cold.counts, learnt_from, some)
+        fitted = learn(model, cold.counts, everything, content, cold.split.train)
         print(  # noqa: T201
             f"{model.config.kind} from {name}: λ {fitted.ridge:.3g}, offset {fitted.offset:.3g}, "
             f"{fitted.explained:.0%} of the variance explained, "
@@ -152,15 +150,6 @@ def bridges(
         )
         label = f"{model.config.kind}, bridge from {name}"
         yield bridged(label, cold, model, queries, fitted, content)
-
-
-def tag_columns(tags: pa.ChunkedArray) -> NDArray[np.float32]:
-    """Float32[N, T]: 1 where an item bears a tag, a column for each tag there is."""
-    lists = tags.combine_chunks()
-    encoded = pc.list_flatten(lists).dictionary_encode()
-    columns = np.zeros((len(lists), len(encoded.dictionary)), np.float32)
-    columns[pc.list_parent_indices(lists).to_numpy(), encoded.indices.to_numpy()] = 1
-    return columns
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -177,12 +166,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     dataset = Dataset.load(options.dataset)
     text = TextEncoder.open(options.text_model).encode(item_texts(dataset.catalogue).to_pylist())
-    tags = tag_columns(dataset.catalogue["tags"])
-    contents = {"text": text.vectors, "text and tags": np.hstack([text.vectors, tags])}
+    tags = dataset.catalogue["tags"]
     drawn = []
     for seed in options.seeds:
         cold = cold_items(dataset, options.part, seed, options.questions)
         rows = list(baselines(dataset, cold, text.vectors))
+        columns = common_tags(tags.filter(pa.array(cold.counts > 0)))
+        contents = {
+            "text": text.vectors,
+            "text and tags": with_tags([text.vectors], tags, columns),
+        }
         for kind in options.models:
             chosen = SASREC if kind == "sasrec" else {}
             config = kind_of(kind).config.model_validate({**chosen, "seed": seed})

@@ -3,8 +3,8 @@
     manifest.json         which model, which encoders, how it measured, the sha256 of every file
     weights.safetensors   the bridge's weights Float32[Dc, D] and intercept Float32[D]
 
-It maps into the space of that version alone, from vectors of those encoders alone: a model fitted
-anew or another fingerprint needs another bridge.
+It maps into the space of that version alone, from vectors of those encoders alone and the tags that
+it learnt: a model fitted anew or another fingerprint needs another bridge.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError
@@ -26,6 +27,7 @@ from safetensors.numpy import load_file, save_file
 from infra.storage import atomic_folder
 from recsys.evaluation.report import Report
 from recsys.retrieval.bridge import Bridge, Fitted
+from recsys.retrieval.tag_columns import with_tags
 from recsys.sealed_folder import (
     MANIFEST,
     WEIGHTS,
@@ -67,6 +69,9 @@ class BridgeManifest(SealedManifest):
     parts: list[Part]
     """What it maps, in the order that the vectors are joined in."""
 
+    tags: tuple[str, ...] = ()
+    """The tags with a column of their own, in this order behind the vectors."""
+
     ridge: float
     """λ of the regression."""
 
@@ -79,6 +84,12 @@ class BridgeManifest(SealedManifest):
     learnt_items: int
     """The items that it was learnt from."""
 
+    @property
+    def content(self) -> str:
+        """What it maps, in words."""
+        spaces = " + ".join(part.space for part in self.parts)
+        return f"{spaces} + {len(self.tags)} tags" if self.tags else spaces
+
 
 def seal_bridge(
     folder: Path,
@@ -87,6 +98,7 @@ def seal_bridge(
     model: str,
     model_version: str,
     parts: Sequence[Part],
+    tags: Sequence[str],
     learnt_items: int,
     data_fingerprint: str,
     metrics: Sequence[Report],
@@ -94,12 +106,15 @@ def seal_bridge(
 ) -> BridgeManifest:
     """Write a bridge bundle to `folder`, which must not exist yet; it appears whole or not at all.
 
-    Raises ValueError where the parts are not what the bridge takes.
+    Raises ValueError where the parts and tags are not what the bridge takes.
     """
     bridge = fitted.bridge
-    if sum(part.dim for part in parts) != len(bridge.weights):
+    if _dim(parts, tags) != len(bridge.weights):
         dims = [part.dim for part in parts]
-        raise ValueError(f"the bridge takes {len(bridge.weights)} numbers, the parts have {dims}")
+        raise ValueError(
+            f"the bridge takes {len(bridge.weights)} numbers, the parts have {dims} and "
+            f"{len(tags)} tags one each"
+        )
     with atomic_folder(folder) as draft:
         save_file({"weights": bridge.weights, "intercept": bridge.intercept}, draft / WEIGHTS)
         manifest = BridgeManifest(
@@ -112,6 +127,7 @@ def seal_bridge(
             model=model,
             model_version=model_version,
             parts=list(parts),
+            tags=tuple(tags),
             ridge=fitted.ridge,
             offset=fitted.offset,
             explained=fitted.explained,
@@ -147,9 +163,11 @@ class BridgeBundle:
         """By space, the encoder's; the spaces in the order that their vectors are joined in."""
         return {part.space: part.fingerprint for part in self.manifest.parts}
 
-    def map(self, content: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Float32[M, D] of the joined vectors Float32[M, Dc]."""
-        return self.bridge.map(content)
+    def map(
+        self, vectors: Sequence[NDArray[np.float32]], tags: pa.ChunkedArray
+    ) -> NDArray[np.float32]:
+        """Float32[M, D] of M items, by their vectors in each of the spaces and their tags."""
+        return self.bridge.map(with_tags(vectors, tags, self.manifest.tags))
 
     @staticmethod
     def manifest_of(folder: Path) -> BridgeManifest:
@@ -169,10 +187,14 @@ class BridgeBundle:
         except SafetensorError as error:
             raise BundleRefused(folder, WEIGHTS, str(error)) from None
         shapes = {name: tensor.shape for name, tensor in tensors.items()}
-        dim = sum(part.dim for part in manifest.parts)
+        dim = _dim(manifest.parts, manifest.tags)
         last = shapes.get("intercept", (0,))[-1]
         if shapes != {"weights": (dim, last), "intercept": (last,)}:
             raise BundleRefused(
                 folder, WEIGHTS, f"holds {shapes}, no bridge from {dim} numbers as {MANIFEST} says"
             )
         return cls(folder, manifest, Bridge(tensors["weights"], tensors["intercept"]))
+
+
+def _dim(parts: Sequence[Part], tags: Sequence[str]) -> int:
+    return sum(part.dim for part in parts) + len(tags)

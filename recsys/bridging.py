@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from infra.errors import RecsysError
@@ -19,10 +20,12 @@ from recsys.data.split import Holdout, split_dataset
 from recsys.data.vocabulary import UNKNOWN
 from recsys.evaluation.metrics import bootstrap
 from recsys.evaluation.report import Estimate, Report
+from recsys.models.model import Model
 from recsys.registry import Bridges
 from recsys.retrieval.bridge import Fitted, fit
+from recsys.retrieval.tag_columns import common_tags, with_tags
 
-QUERIES = 1000
+QUERIES = 500
 """Histories of the training part that the bridge is chosen and calibrated with."""
 
 KS = (10, 50)
@@ -47,7 +50,7 @@ def bridge(
     bridges: Bridges, bundle: Bundle, spaces: Sequence[ContentBundle], dataset: Dataset
 ) -> Bridged:
     """Fit a bridge from the spaces, joined in this order, to the bundle; measure, seal and add it
-    under the model's name.
+    under the model's name. Where the items have tags, it is from those too.
 
     The new version is not activated. Raises RecsysError if the Dataset is not the one that the
     model was fitted to, and NoBridge if too few of its items have content.
@@ -59,8 +62,8 @@ def bridge(
         )
     began = time.perf_counter()
     split = split_dataset(dataset, bundle.manifest.split or "leave_one_out")
-    rows, content = _joined(bundle, spaces)
-    fitted = _fitted(bundle, rows, content, split.train)
+    rows, content, tags = _joined(bundle, spaces)
+    fitted = learn(bundle.model, bundle.popularity, rows, content, split.train)
     seconds = time.perf_counter() - began
     left_out = np.array(bundle.vectors)
     left_out[rows] = fitted.left_out
@@ -83,6 +86,7 @@ def bridge(
                 )
                 for each in spaces
             ],
+            tags=tags,
             learnt_items=int((bundle.popularity[rows] > 0).sum()),
             data_fingerprint=dataset.fingerprint,
             metrics=reports[:1],
@@ -92,31 +96,43 @@ def bridge(
     return Bridged(version, *reports)
 
 
-def _joined(
-    bundle: Bundle, spaces: Sequence[ContentBundle]
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The model's rows that have content in every space, and their contents side by side."""
-    ids = bundle.items.to_arrow()
-    at = np.stack([space.items.rows(ids) for space in spaces])
-    rows = np.flatnonzero((at != UNKNOWN).all(axis=0))
-    parts = [space.vectors[found[rows]] for space, found in zip(spaces, at, strict=True)]
-    return rows, np.concatenate(parts, axis=1)
-
-
-def _fitted(
-    bundle: Bundle, rows: NDArray[np.int64], content: NDArray[np.float32], train: Histories
+def learn(
+    model: Model,
+    counts: NDArray[np.int64],
+    rows: NDArray[np.int64],
+    content: NDArray[np.float32],
+    train: Histories,
 ) -> Fitted:
+    """Fit a bridge to the model from what is known of its items in `rows`.
+
+    counts: Int64[N], the events that each of the model's items was learnt from. content:
+    Float32[R, Dc], of the R rows. train: the histories that the model learnt.
+    """
     users = np.random.default_rng(0).permutation(np.flatnonzero(train.lengths))[:QUERIES]
     histories = train.take(np.sort(users))
-    renamed = np.full(len(bundle.vectors), -1)
+    renamed = np.full(len(counts), -1)
     renamed[rows] = np.arange(len(rows))
     return fit(
         content,
-        bundle.vectors[rows],
-        bundle.popularity[rows],
-        bundle.model.query_vectors(histories),
+        model.item_vectors[rows],
+        counts[rows],
+        model.query_vectors(histories),
         histories.renamed(renamed),
     )
+
+
+def _joined(
+    bundle: Bundle, spaces: Sequence[ContentBundle]
+) -> tuple[NDArray[np.int64], NDArray[np.float32], list[str]]:
+    """The model's rows that have content in every space, their contents side by side, and the tags
+    that have a column among them."""
+    ids = bundle.items.to_arrow()
+    at = np.stack([space.items.rows(ids) for space in spaces])
+    rows = np.flatnonzero((at != UNKNOWN).all(axis=0))
+    vectors = [space.vectors[found[rows]] for space, found in zip(spaces, at, strict=True)]
+    tags = spaces[0].catalogue["tags"].take(pa.array(at[0][rows]))
+    columns = common_tags(tags.filter(pa.array(bundle.popularity[rows] > 0)))
+    return rows, with_tags(vectors, tags, columns), columns
 
 
 def _about(holdout: Holdout, items: NDArray[np.bool_]) -> Holdout:

@@ -1,7 +1,7 @@
 """Cold items: what a model never learnt, made recommendable by what its items are.
 
-A bridge maps the vectors of an item's contents into the model's space. It was fitted to one version
-of the model and to the encoders of some spaces, and serves those alone.
+A bridge maps the vectors of an item's contents, and its tags, into the model's space. It was fitted
+to one version of the model and to the encoders of some spaces, and serves those alone.
 """
 
 from __future__ import annotations
@@ -125,8 +125,7 @@ class ColdItems:
         if not len(rows[0]):
             return None
         vectors = [space.vectors[at] for space, at in zip(spaces, rows, strict=True)]
-        mapped = self._bridge.map(np.concatenate(vectors, axis=1))
-        return Shelf(first.catalogue.take(pa.array(rows[0])), flat(mapped))
+        return self._mapped(vectors, first.catalogue.take(pa.array(rows[0])))
 
     def _bridged_live(self, live: LiveCatalogue) -> Shelf | None:
         shelves = [live.shelf(*encoder) for encoder in self._bridge.fingerprints.items()]
@@ -141,5 +140,7 @@ class ColdItems:
         if not at.shape[1]:
             return None
         vectors = [shelf.index.vectors[rows] for shelf, rows in zip(found, at, strict=True)]
-        mapped = self._bridge.map(np.concatenate(vectors, axis=1))
-        return Shelf(first.catalogue.take(pa.array(at[0])), flat(mapped))
+        return self._mapped(vectors, first.catalogue.take(pa.array(at[0])))
+
+    def _mapped(self, vectors: Sequence[NDArray[np.float32]], catalogue: pa.Table) -> Shelf:
+        return Shelf(catalogue, flat(self._bridge.map(vectors, catalogue["tags"])))

@@ -1,8 +1,8 @@
 """The bridge: from what an item is about to where it would lie in a collaborative space.
 
 A model learns an item's vector v_i from its events. An item without any gets one from its content
-x_i, the vectors that encoders made of its texts and pictures, by a ridge regression over the items
-that have events:
+x_i, the vectors that encoders made of its texts and pictures and a column for each tag
+(`tag_columns`), by a ridge regression over the items that have events:
 
     minimise over W, b    Σ_i n_i |v_i - W x_i - b|²  +  λ n̄ |W|²
 

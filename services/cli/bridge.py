@@ -51,6 +51,8 @@ def fit_(
     and what the vector that the model learnt from the item's events gives. The model has learnt
     the queries with the item among others, so a really new item finds it a little harder.
 
+    Where the items have tags, the bridge is from those as well as from the spaces.
+
       recsys bridge fit sasrec --data ./films
       recsys bridge fit ials --data ./films --content text --content image
     """
@@ -64,8 +66,8 @@ def fit_(
         made = bridge(bridges, bundle, opened, Dataset.load(data))
         if activate:
             bridges.activate(model, made.version)
+    manifest = bridges.manifest(model, made.version)
     if as_json:
-        manifest = bridges.open(f"{model}@{made.version}").manifest
         print_json(
             {"name": model, "version": made.version, "active": activate}
             | {"left_out": made.left_out.to_dict(), "learnt": made.learnt.to_dict()}
@@ -74,13 +76,16 @@ def fit_(
         return
     out.print(_measures({"as if new": made.left_out, "as learnt": made.learnt}))
     state = "in service" if activate else "not in service"
-    out.print(f"The bridge to {model} {bundle.version} is {made.version}, {state}.", markup=False)
+    out.print(
+        f"The bridge from {manifest.content} to {model} {bundle.version} is {made.version}, "
+        f"{state}.",
+        markup=False,
+    )
 
 
 def _told(bridges: Bridges, name: str, version: str) -> dict[str, object]:
     manifest = bridges.manifest(name, version)
-    content = " + ".join(part.space for part in manifest.parts)
-    return {"model version": manifest.model_version, "content": content}
+    return {"model version": manifest.model_version, "content": manifest.content}
 
 
 add_commands(
@@ -99,7 +104,9 @@ def show(reference: Reference, as_json: AsJson = False) -> None:
         print_json(bundle.manifest.model_dump(mode="json"))
         return
     facts = Table(title=f"{bundle.name} {bundle.version}", show_header=False, title_justify="left")
-    values = bundle.manifest.model_dump(mode="json", exclude={"metrics", "files", "parts", "cost"})
+    without = {"metrics", "files", "parts", "tags", "cost"}
+    values = bundle.manifest.model_dump(mode="json", exclude=without)
+    values["tags"] = ", ".join(bundle.manifest.tags)
     for field, value in (values | bundle.fingerprints | bundle.manifest.cost).items():
         facts.add_row(escape(field), escape(short(value)))
     out.print(facts)

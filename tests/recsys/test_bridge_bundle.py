@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from safetensors.numpy import save_file
 
@@ -29,13 +31,16 @@ def fitted() -> Fitted:
     return Fitted(bridge, left_out, ridge=10.0, offset=0.5, explained=0.3)
 
 
-def sealed_at(folder: Path, fitted: Fitted, parts: list[Part] = PARTS) -> BridgeManifest:
+def sealed_at(
+    folder: Path, fitted: Fitted, parts: list[Part] = PARTS, tags: Sequence[str] = ()
+) -> BridgeManifest:
     return seal_bridge(
         folder,
         fitted=fitted,
         model="ials",
         model_version="v0003",
         parts=parts,
+        tags=tags,
         learnt_items=7,
         data_fingerprint="data",
         metrics=[REPORT],
@@ -47,6 +52,10 @@ def sealed_at(folder: Path, fitted: Fitted, parts: list[Part] = PARTS) -> Bridge
 def sealed(fitted: Fitted, tmp_path: Path) -> Path:
     sealed_at(tmp_path / "bridge", fitted)
     return tmp_path / "bridge"
+
+
+def tags_of(tags: list[list[str] | None]) -> pa.ChunkedArray:
+    return pa.chunked_array([pa.array(tags, pa.list_(pa.string()))])
 
 
 def refusal(folder: Path) -> BundleRefused:
@@ -61,7 +70,25 @@ def test_seal_then_open_is_the_identity(fitted: Fitted, tmp_path: Path) -> None:
     bundle = BridgeBundle.open(tmp_path / "bridge")
     assert bundle.manifest == manifest == BridgeBundle.manifest_of(tmp_path / "bridge")
     content = np.random.default_rng(1).normal(size=(6, 5)).astype(np.float32)
-    np.testing.assert_array_equal(bundle.map(content), fitted.bridge.map(content))
+    mapped = bundle.map([content[:, :3], content[:, 3:]], tags_of([None] * 6))
+    np.testing.assert_array_equal(mapped, fitted.bridge.map(content))
+
+
+def test_tags_come_behind_the_vectors_and_unknown_ones_are_ignored(
+    fitted: Fitted, tmp_path: Path
+) -> None:
+    sealed_at(tmp_path / "bridge", fitted, PARTS[:1], ["drama", "western"])
+    bundle = BridgeBundle.open(tmp_path / "bridge")
+    vectors = np.random.default_rng(1).normal(size=(4, 3)).astype(np.float32)
+    mapped = bundle.map([vectors], tags_of([["western"], None, ["sequel", "drama"], []]))
+    columns = np.array([[0, 1], [0, 0], [1, 0], [0, 0]], np.float32)
+    np.testing.assert_array_equal(mapped, fitted.bridge.map(np.hstack([vectors, columns])))
+
+
+def test_it_says_what_it_is_from(fitted: Fitted, tmp_path: Path) -> None:
+    assert sealed_at(tmp_path / "without", fitted).content == "text + image"
+    manifest = sealed_at(tmp_path / "with", fitted, PARTS[:1], ["drama", "western"])
+    assert manifest.content == "text + 2 tags"
 
 
 def test_it_says_what_it_maps_from_and_to(sealed: Path) -> None:
@@ -76,8 +103,8 @@ def test_all_of_it_may_be_read_by_whoever_may_read_one_file(sealed: Path) -> Non
 
 
 def test_parts_of_other_dimensions_are_not_sealed(fitted: Fitted, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"takes 5 numbers, the parts have \[3\]"):
-        sealed_at(tmp_path / "bridge", fitted, PARTS[:1])
+    with pytest.raises(ValueError, match=r"takes 5 numbers, the parts have \[3\] and 1 tags"):
+        sealed_at(tmp_path / "bridge", fitted, PARTS[:1], ["drama"])
     assert not (tmp_path / "bridge").exists()
 
 

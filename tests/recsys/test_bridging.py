@@ -2,106 +2,36 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pytest
-import torch
 from numpy.typing import NDArray
 
 from infra.errors import RecsysError
 from recsys.bridging import Bridged, bridge
-from recsys.bundle import Bundle, seal
-from recsys.content_bundle import CONTENT_SCHEMA, ContentBundle, seal_content
-from recsys.data.dataset import EVENTS_SCHEMA, Dataset, write_dataset
-from recsys.data.split import split_dataset
-from recsys.models.catalog import kind_of
-from recsys.models.model import Alone, Model
-from recsys.registry import Bridges, Registry
+from recsys.content_bundle import ContentBundle
+from recsys.data.dataset import Dataset
+from recsys.registry import Bridges
 from recsys.retrieval.bridge import NoBridge
-from recsys.retrieval.index import Index
-
-N_ITEMS, N_USERS, LENGTH, GENRES = 200, 300, 12, 4
-
-
-class World(NamedTuple):
-    """Users who keep to a genre, a model of them, and content that tells the genre."""
-
-    dataset: Dataset
-    model: Bundle
-    content: NDArray[np.float32]
-    """Float32[N, 8]"""
+from tests.genres import N_ITEMS, World, genre_tags, seal_space, world_in
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    folder = tmp_path_factory.mktemp("world")
-    rng = np.random.default_rng(0)
-    genre = np.arange(N_ITEMS) % GENRES
-    items = np.concatenate(
-        [
-            rng.permutation(np.flatnonzero(genre == user % GENRES))[:LENGTH]
-            for user in range(N_USERS)
-        ]
-    )
-    users = np.repeat(np.arange(N_USERS), LENGTH)
-    times = pa.array(np.tile(np.arange(LENGTH), N_USERS)).cast(pa.timestamp("ms", tz="UTC"))
-    events = pa.table(
-        {
-            "user_id": [f"u{user}" for user in users],
-            "item_id": [f"i{item}" for item in items],
-            "timestamp": times,
-            "event": ["view"] * len(items),
-            "value": pa.nulls(len(items), pa.float32()),
-        },
-        schema=EVENTS_SCHEMA,
-    )
-    write_dataset(folder / "data", [events], None, "genres")
-    dataset = Dataset.load(folder / "data")
-    numbers = np.array([int(item_id[1:]) for item_id in dataset.items.to_arrow().to_pylist()])
-    content = np.eye(8, dtype=np.float32)[genre[numbers]]
-    content += 0.1 * rng.normal(size=content.shape).astype(np.float32)
-    registry = Registry(folder / "models")
-    split = split_dataset(dataset, "leave_one_out")
-    config = kind_of("ials").config.model_validate({"dim": 8})
-    fitting = kind_of("ials").fit(config, split.train, N_ITEMS, Alone(), torch.device("cpu"))
-    for epoch in range(8):
-        fitting.run_epoch(epoch)
-    model: Model = fitting.model()
-    registry.add(
-        "ials",
-        lambda draft: seal(
-            draft,
-            model=model,
-            catalogue=dataset.catalogue,
-            popularity=np.bincount(split.train.items, minlength=N_ITEMS),
-            index=Index.build(model.item_vectors),
-            data_fingerprint=dataset.fingerprint,
-            metrics=[],
-            cost={},
-        ),
-    )
-    return World(dataset, registry.open("ials@v0001"), content)
+    return world_in(tmp_path_factory.mktemp("world"))
 
 
-def space(folder: Path, world: World, rows: NDArray[np.int64], name: str = "text") -> ContentBundle:
-    """A content bundle of these items, in this order."""
-    catalogue = world.dataset.catalogue.take(pa.array(rows))
-    items = catalogue.append_column(
-        "content_hash", pa.array([b"0" * 16] * len(rows), pa.binary(16))
-    )
-    seal_content(
-        folder / name,
-        space=name,
-        encoder="planted",
-        fingerprint=f"{name}'s",
-        items=items.append_column("live", pa.array([False] * len(rows))).cast(CONTENT_SCHEMA),
-        index=Index.build(world.content[rows]),
-        data_fingerprint=world.dataset.fingerprint,
-        cost={},
-    )
+def space(
+    folder: Path,
+    world: World,
+    rows: NDArray[np.int64],
+    name: str = "text",
+    tags: pa.Array | None = None,
+) -> ContentBundle:
+    seal_space(folder / name, world, rows, name, tags)
     return ContentBundle.open(folder / name)
 
 
@@ -140,9 +70,9 @@ def test_what_is_sealed_serves_the_model_and_the_encoder_it_was_made_of(
     assert (bundle.manifest.model, bundle.manifest.model_version) == ("ials", "v0001")
     assert bundle.fingerprints == {"text": "text's"}
     assert bundle.manifest.metrics == [made.left_out]
-    nearest = (bundle.map(world.content) @ world.model.vectors.T).argmax(axis=1)
-    genre = world.content.argmax(axis=1)
-    assert (genre[nearest] == genre).mean() > 0.95
+    mapped = bundle.map([world.content], world.dataset.catalogue["tags"])
+    nearest = (mapped @ world.model.vectors.T).argmax(axis=1)
+    assert (world.genre[nearest] == world.genre).mean() > 0.95
 
 
 def test_spaces_are_joined_in_order_over_the_items_that_have_both(
@@ -155,6 +85,48 @@ def test_spaces_are_joined_in_order_over_the_items_that_have_both(
     assert [(part.space, part.dim) for part in manifest.parts] == [("text", 8), ("image", 8)]
     assert manifest.learnt_items == 100
     assert made.left_out.metrics["recall@50"].value > 0.8
+
+
+@pytest.fixture(scope="module")
+def noise(world: World) -> World:
+    """The same where vectors tell nothing."""
+    content = np.random.default_rng(2).normal(size=world.content.shape).astype(np.float32)
+    return world._replace(content=content)
+
+
+def test_what_only_tags_tell_is_bridged(
+    noise: World, shuffled: NDArray[np.int64], bridges: Bridges, tmp_path: Path
+) -> None:
+    told = space(tmp_path / "told", noise, shuffled, tags=genre_tags(noise))
+    untold = space(tmp_path / "untold", noise, shuffled)
+    with_tags, without = (
+        bridges.manifest("ials", bridge(bridges, noise.model, [each], noise.dataset).version)
+        for each in (told, untold)
+    )
+    assert with_tags.explained > 0.7
+    assert without.explained < 0.1
+
+
+def test_a_bridge_says_which_tags_it_is_from(
+    noise: World, bridges: Bridges, tmp_path: Path
+) -> None:
+    told = space(tmp_path, noise, np.arange(N_ITEMS), tags=genre_tags(noise))
+    made = bridge(bridges, noise.model, [told], noise.dataset)
+    manifest = bridges.manifest("ials", made.version)
+    assert sorted(manifest.tags) == ["genre 0", "genre 1", "genre 2", "genre 3"]
+    assert manifest.content == "text + 4 tags"
+
+
+def test_a_tag_that_no_learnt_item_bears_is_none_of_a_bridge(
+    noise: World, bridges: Bridges, tmp_path: Path
+) -> None:
+    touched = np.array(noise.model.popularity)
+    touched[7] = 0
+    tags = genre_tags(noise).to_pylist()
+    tags[7] = ["unheard"]
+    told = space(tmp_path, noise, np.arange(N_ITEMS), tags=pa.array(tags))
+    made = bridge(bridges, replace(noise.model, popularity=touched), [told], noise.dataset)
+    assert "unheard" not in bridges.manifest("ials", made.version).tags
 
 
 def test_other_data_than_the_model_learnt_is_refused(

@@ -11,10 +11,12 @@ import pytest
 
 from encoders.item_text import item_texts
 from recsys.bridge_bundle import Part, seal_bridge
+from recsys.bridging import learn
 from recsys.data.dataset import ITEMS_SCHEMA
 from recsys.registry import Bridges, Registry, Spaces
-from recsys.retrieval.bridge import fit
+from recsys.retrieval.tag_columns import with_tags
 from services.active_models import ActiveModels
+from services.cold_items import ColdItems
 from services.filter_schemas import Filters
 from services.item_schemas import Item, ItemState
 from services.live_catalogue import LiveCatalogue
@@ -23,7 +25,7 @@ from services.schemas import RecommendReply, RecommendRequest
 from services.served_model import Query
 from tests.films import add_space
 from tests.hashing_encoder import HashingEncoder
-from tests.planted import Planted, add_fitted
+from tests.planted import GENRES, Planted, add_fitted
 
 ENCODER = HashingEncoder()
 
@@ -61,14 +63,9 @@ def bridges(
 
 def add_bridge(bridges: Bridges, registry: Registry, spaces: Spaces, planted: Planted) -> None:
     model, space = registry.open_active("ials"), spaces.open_active("text")
-    histories = planted.histories.take(np.arange(60))
-    fitted = fit(
-        np.array(space.vectors[: len(planted.ids)]),
-        np.array(model.vectors),
-        planted.popularity,
-        model.model.query_vectors(histories),
-        histories,
-    )
+    learnt, tags = np.arange(len(planted.ids)), space.catalogue["tags"].slice(0, len(planted.ids))
+    content = with_tags([space.vectors[learnt]], tags, GENRES)
+    fitted = learn(model.model, planted.popularity, learnt, content, planted.histories)
     version = bridges.add(
         "ials",
         lambda folder: seal_bridge(
@@ -77,6 +74,7 @@ def add_bridge(bridges: Bridges, registry: Registry, spaces: Spaces, planted: Pl
             model="ials",
             model_version=model.version,
             parts=[Part(space="text", fingerprint=ENCODER.fingerprint, dim=ENCODER.dim)],
+            tags=GENRES,
             learnt_items=len(planted.ids),
             data_fingerprint="planted",
             metrics=[],
@@ -134,6 +132,36 @@ def test_a_live_item_is_recommended_once_it_has_a_vector(models: ActiveModels) -
     assert "comedy-live" not in bridged(answer(models))
     models.lay(LiveCatalogue.empty().after([put("comedy-live")], 1))
     assert "comedy-live" in bridged(answer(models))
+
+
+def test_a_new_item_lies_where_its_text_and_its_tags_put_it(
+    registry: Registry, spaces: Spaces, bridges: Bridges, planted: Planted
+) -> None:
+    space, bridge = spaces.open_active("text"), bridges.open_active("ials")
+    cold = ColdItems(registry.open_active("ials"), bridge, {"text": space})
+    [new] = cold.under(LiveCatalogue.empty())
+    borne = np.eye(3, dtype=np.float32)  # comedy-new, drama-new and western-new
+    content = np.hstack([space.vectors[len(planted.ids) :], borne])
+    np.testing.assert_array_equal(new.shelf.index.vectors, bridge.bridge.map(content))
+
+
+def score(models: ActiveModels, live: LiveItem) -> float:
+    """Of a live item, to one who likes comedies."""
+    models.lay(LiveCatalogue.empty().after([live], 1))
+    [found] = [i for i in answer(models, k=94).items if i.item_id == live.item_id]
+    return found.score
+
+
+def test_a_live_item_that_is_put_again_with_other_tags_lies_elsewhere(models: ActiveModels) -> None:
+    as_comedy, as_drama = (
+        score(models, put("comedy-live", tags=tags)) for tags in (["comedy"], ["drama"])
+    )
+    assert as_comedy > as_drama + 0.01
+
+
+def test_a_tag_that_the_bridge_did_not_learn_is_ignored(models: ActiveModels) -> None:
+    known = score(models, put("comedy-live", tags=["comedy"]))
+    assert score(models, put("comedy-live", tags=["comedy", "unheard"])) == known
 
 
 def test_a_new_item_obeys_the_request(models: ActiveModels) -> None:
