@@ -17,6 +17,7 @@ from recsys.bridge_bundle import BridgeBundle
 from recsys.bundle import Bundle
 from recsys.content_bundle import ContentBundle
 from recsys.data.vocabulary import UNKNOWN, Vocabulary
+from services.candidates import Candidates, Ranking, search
 from services.live_catalogue import LiveCatalogue, Overlay
 from services.schemas import Recommendation, RecommendRequest
 from services.shelf import Shelf, flat
@@ -36,34 +37,34 @@ class ColdShelf:
     space: str
     """Whose their vectors are."""
 
-    def best(
+    def candidates(
         self,
-        vector: NDArray[np.float32],
-        k: int,
         request: RecommendRequest,
+        k: int,
         history: Sequence[str],
         passes: NDArray[np.bool_] | None,
-    ) -> list[Recommendation]:
-        """The k with the largest inner products with the vector that the request lets come.
+    ) -> Candidates:
+        """What of the shelf may answer the request.
 
         passes: Bool[M], the rows that pass the request's filters; None where it has none.
         """
-        mask = self.available.copy()
-        if passes is not None:
-            mask &= passes
-        if request.allow is not None:
-            asked = np.zeros(len(mask), np.bool_)
-            asked[self.shelf.known(request.allow)] = True
-            mask &= asked
-        mask[self.shelf.known(request.deny)] = False
-        if request.exclude_seen:
-            mask[self.shelf.known(history)] = False
-        found, rows = self.shelf.index.search(vector[None], k, mask)
-        kept = rows[0] != UNKNOWN
+        seen = self.shelf.known(history)
+        return Candidates.of(self.shelf, self.available, request, k, seen, passes)
+
+    def best(
+        self, vectors: NDArray[np.float32], wanted: Mapping[int, Candidates]
+    ) -> dict[int, list[Recommendation]]:
+        """For each query in `wanted`, whose vector is `vectors[i]`, those of its candidates that
+        have the largest inner products with it."""
+        rankings = search(self.shelf.index, vectors, wanted, self.available)
+        return {i: self._items(ranking) for i, ranking in rankings.items()}
+
+    def _items(self, ranking: Ranking) -> list[Recommendation]:
+        scores, rows = ranking
         named = zip(
-            self.shelf.ids.take(rows[0][kept]).to_pylist(),
-            self.shelf.titles.take(rows[0][kept]).to_pylist(),
-            found[0][kept].tolist(),
+            self.shelf.ids.take(rows).to_pylist(),
+            self.shelf.titles.take(rows).to_pylist(),
+            scores.tolist(),
             strict=True,
         )
         return [

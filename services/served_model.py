@@ -10,7 +10,7 @@ reply says so.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Self
@@ -23,7 +23,7 @@ from recsys.bundle import Bundle
 from recsys.data.dataset import ITEMS_SCHEMA
 from recsys.data.histories import Histories
 from recsys.data.vocabulary import UNKNOWN
-from recsys.retrieval.index import Index
+from services.candidates import Candidates, Ranking, cut, search
 from services.cold_items import ColdItems
 from services.filter_schemas import Filters
 from services.live_catalogue import LiveCatalogue
@@ -42,15 +42,8 @@ from services.schemas import (
 from services.searcher import Searcher
 from services.shelf import Shelf, flat, passing
 
-OVERFETCH = 1024
-"""Up to this many excluded items are searched for and then dropped, so that queries share one
-search; more of them are taken out of the search itself."""
-
 RECENT = 10
 """The newest items of a history that an answer by their contents starts from."""
-
-Ranking = tuple[NDArray[np.float32], NDArray[np.int64]]
-"""Scores and rows of one answer, best first."""
 
 
 @dataclass(frozen=True)
@@ -149,8 +142,11 @@ class ServedModel:
         vectors = self.bundle.model.query_vectors(histories)
         told = np.any(vectors != 0, axis=1) & (known_lengths > 0)
         passes = [self._passes(query.request.filters) for query in queries]
+        sizes = [self.size(query.request.k) for query in queries]
         candidates = [
-            self._candidates(query.request, histories[i], passes[i][0])
+            Candidates.of(
+                self._main, self._may, query.request, sizes[i], histories[i], passes[i][0]
+            )
             for i, query in enumerate(queries)
         ]
         near = {i: self._near(queries[i]) for i in np.flatnonzero(~told).tolist()}
@@ -160,12 +156,16 @@ class ServedModel:
             (np.flatnonzero(~told), self._popularity, np.ones((len(queries), 1), np.float32)),
         ):
             wanted = {i: candidates[i] for i in answering.tolist()}
-            rankings.update(self._search(index, inputs, wanted))
+            rankings.update(search(index, inputs, wanted, self._available))
         spaces = [self.bundle.manifest.kind if t else POPULARITY for t in told.tolist()]
         items = self._items([(rankings[i], space) for i, space in enumerate(spaces)])
-        if self._cold:
-            for i in np.flatnonzero(told).tolist():
-                items[i] = self._with_cold(items[i], vectors[i], queries[i], passes[i][1:])
+        for at, cold in enumerate(self._cold, 1):
+            wanted = {
+                i: cold.candidates(queries[i].request, sizes[i], queries[i].history, passes[i][at])
+                for i in np.flatnonzero(told).tolist()
+            }
+            for i, found in cold.best(vectors, wanted).items():
+                items[i] = sorted(items[i] + found, key=lambda item: -item.score)[: sizes[i]]
         return [
             RecommendReply(
                 items=near.get(i) or items[i],
@@ -201,7 +201,7 @@ class ServedModel:
             space = POPULARITY
             ones = np.ones((1, 1), np.float32)
             found = self._popularity.search(ones, k, may)
-            scores, rows = _cut(found[0][0], found[1][0], k)
+            scores, rows = cut(found[0][0], found[1][0], k)
         else:
             may &= self._lengths > 0
             at = np.flatnonzero(may)
@@ -241,44 +241,6 @@ class ServedModel:
         k = self.size(request.k)
         return self._searcher.near(history[-RECENT:], k, request.filters, without)
 
-    def _with_cold(
-        self,
-        items: list[Recommendation],
-        vector: NDArray[np.float32],
-        query: Query,
-        passes: Sequence[NDArray[np.bool_] | None],
-    ) -> list[Recommendation]:
-        """The best of the items and of those that the model never learnt; `passes` of each of
-        the cold shelves."""
-        k = self.size(query.request.k)
-        for cold, passed in zip(self._cold, passes, strict=True):
-            items += cold.best(vector, k, query.request, query.history, passed)
-        return sorted(items, key=lambda item: -item.score)[:k]
-
-    def _candidates(
-        self,
-        request: RecommendRequest,
-        seen: NDArray[np.int64],
-        passes: NDArray[np.bool_] | None,
-    ) -> _Candidates:
-        """What the request allows and excludes, in rows; `passes` its filters, if it has any."""
-        excluded = self._main.known(request.deny)
-        if request.exclude_seen:
-            excluded = np.union1d(excluded, seen)
-        own = None
-        if request.allow is not None:
-            own = np.zeros(self._n, np.bool_)
-            own[self._main.known(request.allow)] = True
-        if passes is not None:
-            own = passes if own is None else own & passes
-        if own is None and len(excluded) > OVERFETCH:
-            own = np.ones(self._n, np.bool_)
-        if own is not None:
-            own &= self._may
-            own[excluded] = False
-            excluded = np.empty(0, np.int64)
-        return _Candidates(self.size(request.k), excluded, own)
-
     def _passes(self, filters: Filters | None) -> Sequence[NDArray[np.bool_] | None]:
         """Of the bundle's items and then of each cold shelf Bool[N], the rows that pass as they
         are now; None each where there are no filters."""
@@ -290,31 +252,6 @@ class ServedModel:
         for mask, overlay in zip(masks, overlays, strict=True):
             overlay.renew(mask, over)
         return masks
-
-    def _search(
-        self, index: Index, vectors: NDArray[np.float32], wanted: Mapping[int, _Candidates]
-    ) -> dict[int, Ranking]:
-        """The ranking of each query in `wanted`, whose vector is `vectors[i]`.
-
-        Queries of like size share a search. The size that a query is searched with depends on
-        nothing but itself, so its answer does too.
-        """
-        shared: dict[int, list[int]] = {}
-        rankings: dict[int, Ranking] = {}
-        for i, one in wanted.items():
-            if one.own is None:
-                shared.setdefault(_ceiling(one.k + len(one.excluded)), []).append(i)
-            else:
-                scores, rows = index.search(vectors[i : i + 1], one.k, one.own)
-                rankings[i] = _cut(scores[0], rows[0], one.k)
-        for size, group in shared.items():
-            scores, rows = index.search(vectors[group], min(size, self._n), self._available)
-            keys = np.arange(len(group))[:, None] * self._n + rows
-            excluded = [wanted[i].excluded + at * self._n for at, i in enumerate(group)]
-            rows = np.where(np.isin(keys, np.concatenate(excluded)), UNKNOWN, rows)
-            for at, i in enumerate(group):
-                rankings[i] = _cut(scores[at], rows[at], wanted[i].k)
-        return rankings
 
     def _items(self, rankings: Sequence[tuple[Ranking, str]]) -> list[list[Recommendation]]:
         """The items of all rankings of a batch, each with its space; named in one look-up."""
@@ -335,29 +272,6 @@ class ServedModel:
             )
             start = stop
         return lists
-
-
-@dataclass(frozen=True)
-class _Candidates:
-    """Which items may answer a request."""
-
-    k: int
-    excluded: NDArray[np.int64]
-    """Int64[e], distinct rows to drop from what is found."""
-
-    own: NDArray[np.bool_] | None
-    """Bool[N], for a request that is searched by itself: all it allows, nothing excluded left."""
-
-
-def _ceiling(n: int) -> int:
-    """The next power of two, at least 16."""
-    return max(16, 1 << (n - 1).bit_length())
-
-
-def _cut(scores: NDArray[np.float32], rows: NDArray[np.int64], k: int) -> Ranking:
-    """The first k that are rows."""
-    kept = np.flatnonzero(rows != UNKNOWN)[:k]
-    return scores[kept], rows[kept]
 
 
 def _why_not(query: Query, near: bool) -> Fallback:

@@ -179,6 +179,31 @@ def test_an_attribute_that_only_some_new_items_have_is_filtered_by(models: Activ
     assert sorted(filtered) == ["comedy-new", "drama-new", "western-new"]
 
 
+def test_a_batch_is_answered_as_its_queries_one_by_one(models: ActiveModels) -> None:
+    models.lay(LiveCatalogue.empty().after([put("comedy-live"), put("drama-live")], 1))
+    told: list[dict[str, object]] = [
+        {"history": ["comedy-0", "comedy-1"]},
+        {"history": ["drama-0", "comedy-new"], "k": 3},
+        {"history": ["drama-0", "comedy-new"], "k": 30, "exclude_seen": False},
+        {"history": ["drama-1", "comedy-live"], "k": 94, "deny": ["drama-new"]},
+        {"history": ["western-0"], "filters": {"tags": ["comedy"]}},
+        {"history": ["western-0"], "k": 2, "allow": ["drama-live", "comedy-new", "comedy-0"]},
+        {"history": ["nothing"]},
+    ]
+    requests = [RecommendRequest.model_validate(each) for each in told]
+    queries = [Query(request, request.history or ()) for request in requests]
+    found = 0
+    for query, reply in zip(queries, models.recommender.recommend(queries), strict=True):
+        [alone] = models.recommender.recommend([query])
+        assert isinstance(reply, RecommendReply) and isinstance(alone, RecommendReply)
+        assert [i.item_id for i in reply.items] == [i.item_id for i in alone.items]
+        np.testing.assert_allclose(
+            [i.score for i in reply.items], [i.score for i in alone.items], rtol=1e-4, atol=1e-5
+        )
+        found += len(bridged(reply))
+    assert found > 3
+
+
 def test_a_new_item_that_is_deleted_or_not_available_is_not_recommended(
     models: ActiveModels,
 ) -> None:
