@@ -26,7 +26,8 @@ class ColdItems:
     """Bool[N]: the new items, and those with an event to learn from."""
 
     split: Split
-    """Of the histories without the new items; its train part is what models learn."""
+    """Of the histories without the new items; its train part is what models learn, events after a
+    question included: new items are held out, not what is new in time."""
 
     counts: NDArray[np.int64]
     """Int64[N], the events in the train part."""

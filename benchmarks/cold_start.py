@@ -9,6 +9,14 @@ in a ranking of the full catalogue, new and other items together, and once among
 Much depends on which items are drawn: several seeds are as many draws, and their questions are
 taken together.
 
+The split is by item and not by time, as is usual for new items (DropoutNet, Volkovs et al. 2017;
+CLCRec, Wei et al. 2021): models learn what users took after the question too, of the other items,
+all but the last two. So a model knows some of an asking user's later taste, and which of the items
+before the question go with what came later, as no service would at that moment; `text-nearest` and
+`popularity so far` have no such help. The figures compare bridges to one model with each other
+fairly, and say how well an item without events is placed in a model that has learnt all others;
+beside the two, they flatter.
+
 Whatever there was to choose of the bridge was chosen with `--part validation`, where one in ten of
 the *other* items are the new ones and the test's items are not in the data at all.
 
