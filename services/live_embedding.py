@@ -1,8 +1,8 @@
 """What a worker does with items that were put in: embeds them by the encoders in service.
 
 What has the same content hash and fingerprint as the vector that is there is not embedded again. A
-result is written for the content that is still there, and only then is the message acknowledged:
-done twice, it is the same.
+result is written for the content that is still there, a few items at a time, and only then is the
+message acknowledged: done twice, it is the same.
 """
 
 from __future__ import annotations
@@ -24,9 +24,13 @@ from services.item_schemas import MAX_PICTURE, ItemState
 from services.jobs import Encoders
 from services.live_catalogue import items_table
 from services.live_items import Embedding, LiveItem, LiveItems, LiveVector, puts_of
+from services.patience import PICTURES_AT_ONCE, patiently_encoded
 from services.query_encoder import encoder_of
 
 logger = logging.getLogger(__name__)
+
+AT_ONCE = {"text": 256, "image": PICTURES_AT_ONCE}
+"""The most items that are read, embedded and stored together, by space."""
 
 WATCH_S = 2.0
 """Seconds between two looks whether another encoder is in service, or there is much to fold."""
@@ -86,9 +90,11 @@ class LiveEmbedder:
         ]
         manifests = await asyncio.to_thread(self._spaces.encoders)
         for space, manifest in manifests.items():
-            embeddings = await asyncio.to_thread(self._embedded, space, manifest, current)
-            if embeddings:
-                await self._items.store(space, embeddings)
+            for start in range(0, len(current), AT_ONCE[space]):
+                some = current[start : start + AT_ONCE[space]]
+                embeddings = await asyncio.to_thread(self._embedded, space, manifest, some)
+                if embeddings:
+                    await self._items.store(space, embeddings)
         return [None] * len(bodies)
 
     async def give_up(self, body: bytes, reason: str) -> None:
@@ -157,10 +163,10 @@ class LiveEmbedder:
         if not wanted:
             return embeddings
         encoder = encoder_of(self._encoders, manifest)
-        encoded = encoder.encode([each.content for each in wanted])
+        vectors, problems = patiently_encoded(encoder, [each.content for each in wanted])
         for row, each in enumerate(wanted):
-            reason = encoded.failures.get(row)
-            vector = LiveVector(encoder.fingerprint, each.content_hash, encoded.vectors[row])
+            reason = problems.get(row)
+            vector = LiveVector(encoder.fingerprint, each.content_hash, vectors[row])
             embeddings.append(
                 Embedding(
                     each.item.item_id,
