@@ -8,7 +8,6 @@ message acknowledged: done twice, it is the same.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -20,12 +19,13 @@ from infra.roots import Roots, Unreadable
 from recsys.content_bundle import ContentManifest
 from recsys.registry import Registry, Spaces
 from services.folding import fold_live
-from services.item_schemas import MAX_PICTURE, ItemState
+from services.item_schemas import ItemState
 from services.jobs import Encoders
 from services.live_catalogue import items_table
 from services.live_items import Embedding, LiveItem, LiveItems, LiveVector, puts_of
 from services.patience import PICTURES_AT_ONCE, patiently_encoded
 from services.query_encoder import encoder_of
+from services.spool import MAX_PICTURE, content_hash
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class _Content:
     @property
     def content_hash(self) -> bytes:
         content = self.content.encode() if isinstance(self.content, str) else self.content
-        return hashlib.sha256(content or b"").digest()[:16]
+        return content_hash(content or b"")
 
 
 class LiveEmbedder:

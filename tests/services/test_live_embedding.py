@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from PIL import Image
 
 from services import live_embedding
 from services.item_schemas import ItemState
@@ -77,6 +78,15 @@ def test_pictures_are_read_and_embedded_a_few_at_a_time(
     shop.put(*(item(f"i{number}", image="blue.png") for number in range(5)))
     shop.embed()
     assert shop.colours.batches == [2, 2, 1]
+
+
+def test_a_picture_that_a_job_would_read_is_read_of_a_live_item_too(shop: Shop) -> None:
+    add_pictures(shop.spaces.root, shop.colours)
+    Image.new("RGB", (1800, 1200)).save(shop.pictures / "poster.bmp")
+    assert (shop.pictures / "poster.bmp").stat().st_size > 6e6
+    shop.put(item(image="poster.bmp"))
+    shop.embed()
+    assert shop.one("new").states["image"] is ItemState.READY
 
 
 def test_items_of_a_message_that_was_given_up_say_why(shop: Shop) -> None:
