@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from infra.errors import RecsysError
+from infra.settings import Settings
 from infra.storage import exclusive
 from recsys.content_bundle import CONTENT_SCHEMA, HASH, LIVE, ContentBundle, seal_content
 from recsys.data.vocabulary import UNKNOWN
@@ -67,8 +68,9 @@ def fold(
         raise RecsysError("another fold is under way: wait for it to end") from None
 
 
-async def fold_live(items: LiveItems, spaces: Spaces, models: Registry) -> Folded:
+async def fold_live(items: LiveItems, settings: Settings) -> Folded:
     """Fold what is live now, in a thread, and let go of it. Raises RecsysError."""
+    spaces, models = Spaces(settings.spaces_dir), Registry(settings.models_dir)
     entries = await items.all()
     versions, settled = await asyncio.to_thread(fold, spaces, models, entries)
     folded = await items.drop([each for each in settled if each.item is not None])

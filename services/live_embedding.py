@@ -9,16 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from encoders.item_text import item_texts
-from infra.errors import RecsysError
 from infra.roots import Roots, Unreadable
 from recsys.content_bundle import ContentManifest
-from recsys.registry import Registry, Spaces
-from services.folding import fold_live
+from recsys.registry import Spaces
 from services.item_schemas import ItemState
 from services.jobs import Encoders
 from services.live_catalogue import items_table
@@ -31,15 +28,6 @@ logger = logging.getLogger(__name__)
 
 AT_ONCE = {"text": 256, "image": PICTURES_AT_ONCE}
 """The most items that are read, embedded and stored together, by space."""
-
-WATCH_S = 2.0
-"""Seconds between two looks whether another encoder is in service, or there is much to fold."""
-
-FOLD_AT = 5000
-"""Live items, ready to be, from which on they are folded into the main indexes."""
-
-FOLD_PAUSE_S = 60.0
-"""Seconds between two looks whether so many are."""
 
 
 @dataclass(frozen=True)
@@ -66,15 +54,12 @@ class LiveEmbedder:
         self,
         items: LiveItems,
         spaces: Spaces,
-        models: Registry,
         encoders: Encoders,
         roots: Roots,
     ) -> None:
-        """models: those in service beside the spaces. roots: where pictures may lie."""
+        """roots: where pictures may lie."""
         self._items = items
         self._spaces = spaces
-        self._models = models
-        self._next_fold = 0.0
         self._encoders = encoders
         self._roots = roots
 
@@ -108,40 +93,6 @@ class LiveEmbedder:
             ]
             if told:
                 await self._items.store(space, told)
-
-    async def watch(self, stop: asyncio.Event) -> None:
-        """Until `stop` is set, queue the live items again whenever another encoder has gone into
-        service, and fold them when they are many."""
-        known: Mapping[str, str] = {}
-        while not stop.is_set():
-            try:
-                known = await self._look(known)
-            except RecsysError as error:
-                logger.warning("the live items cannot be looked after: %s", error)
-            try:
-                await asyncio.wait_for(stop.wait(), WATCH_S)
-            except TimeoutError:
-                continue
-
-    async def _look(self, known: Mapping[str, str]) -> Mapping[str, str]:
-        manifests = await asyncio.to_thread(self._spaces.encoders)
-        now = {name: manifest.fingerprint for name, manifest in manifests.items()}
-        if now != known:
-            behind = [each for each in await self._items.all() if _behind(each, now)]
-            await self._items.requeue(behind)
-        if now and time.monotonic() >= self._next_fold:
-            self._next_fold = time.monotonic() + FOLD_PAUSE_S
-            await self._fold_many(now)
-        return now
-
-    async def _fold_many(self, fingerprints: Mapping[str, str]) -> None:
-        if await self._items.count() < FOLD_AT:
-            return
-        entries = await self._items.all()
-        ready = [each for each in entries if each.vectors and not _behind(each, fingerprints)]
-        if len(ready) >= FOLD_AT:
-            folded = await fold_live(self._items, self._spaces, self._models)
-            logger.info("folded %d live items", folded.folded)
 
     def _embedded(
         self, space: str, manifest: ContentManifest, items: Sequence[LiveItem]
@@ -194,16 +145,3 @@ class LiveEmbedder:
             return _Content(item, self._roots.read(uri, MAX_PICTURE))
         except Unreadable as error:
             return _Content(item, None, error.message)
-
-
-def _behind(item: LiveItem, fingerprints: Mapping[str, str]) -> bool:
-    """Whether a live item waits for a vector of an encoder in service."""
-    if item.item is None:
-        return False
-    for space, fingerprint in fingerprints.items():
-        vector = item.vectors.get(space)
-        if item.states[space] is ItemState.PENDING:
-            return True
-        if vector is not None and vector.fingerprint != fingerprint:
-            return True
-    return False

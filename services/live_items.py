@@ -7,6 +7,8 @@
     <namespace>:items:generation        how often live items were dropped
     <namespace>:items:states:<space>    hash, item id → how far it is in the space
     <namespace>:items:vectors:<space>   hash, item id → fingerprint, content hash, vector
+    <namespace>:items:queued-for        JSON, space → fingerprint of the encoder last queued for
+    <namespace>:items:keeper            which worker looks after them; expires
 
 A put is durable and queued for the workers in one step. A worker writes what it embedded only for
 the content that is still there, and that is a change of its own, so that a follower who asks for
@@ -133,6 +135,7 @@ class LiveItems:
         self._changes: Any = redis.register_script(scripts.CHANGES)
         self._read: Any = redis.register_script(scripts.READ)
         self._drop: Any = redis.register_script(scripts.DROP)
+        self._keep: Any = redis.register_script(scripts.KEEP)
 
     async def put(self, items: Sequence[Item]) -> int:
         """Keep the items and queue them for embedding, all or none; the number of the last change.
@@ -229,13 +232,31 @@ class LiveItems:
         with reaching(self._redis):
             return int(await self._drop(keys=self._keys(), args=args))
 
-    async def requeue(self, items: Sequence[LiveItem]) -> None:
-        """Queue items for embedding once more, such as for another encoder."""
+    async def kept_by(self, who: str, seconds: float) -> bool:
+        """Whether `who` is the one that keeps the live items, from now on for so long; not if
+        another one is. Raises RedisUnavailable."""
+        args = [who, int(1000 * seconds)]
         with reaching(self._redis):
-            for start in range(0, len(items), STEP):
-                named = {each.item_id: each.put for each in items[start : start + STEP] if each.put}
-                if named:
-                    await self._redis.xadd(self.stream, {"body": orjson.dumps({"items": named})})
+            return bool(await self._keep(keys=[f"{self._key}:keeper"], args=args))
+
+    async def queued_for(self) -> dict[str, str]:
+        """By space, the fingerprints of the encoders that `requeue` was last called for. Raises
+        RedisUnavailable."""
+        with reaching(self._redis):
+            found = await self._redis.get(f"{self._key}:queued-for")
+        encoders: dict[str, str] = {} if found is None else orjson.loads(found)
+        return encoders
+
+    async def requeue(self, items: Sequence[LiveItem], encoders: Mapping[str, str]) -> None:
+        """Queue items for embedding once more, since these encoders, fingerprints by space, are in
+        service now. Raises RedisUnavailable."""
+        with reaching(self._redis):
+            async with self._redis.pipeline(transaction=True) as pipe:
+                for start in range(0, len(items), STEP):
+                    named = {each.item_id: each.put for each in items[start : start + STEP]}
+                    pipe.xadd(self.stream, {"body": orjson.dumps({"items": named})})
+                pipe.set(f"{self._key}:queued-for", orjson.dumps(dict(encoders)))
+                await pipe.execute()
 
     def _keys(self) -> list[str]:
         key = self._key

@@ -147,3 +147,11 @@ end
 if dropped > 0 then redis.call('INCR', KEYS[5]) end
 return dropped
 """
+
+KEEP = """
+-- KEYS[1]: who keeps the live items. ARGV: who would, and for how many ms. Returns whether it does.
+local keeper = redis.call('GET', KEYS[1])
+if keeper and keeper ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1
+"""

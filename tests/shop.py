@@ -13,10 +13,12 @@ from infra.roots import Roots
 from infra.settings import Settings
 from recsys.registry import Registry, Spaces
 from services.content_space import QueryVector
+from services.folding import Folded, fold_live
 from services.item_schemas import Item, SearchReply, SearchRequest
 from services.live_catalogue import LiveCatalogue
 from services.live_embedding import LiveEmbedder
 from services.live_items import LiveItem, LiveItems
+from services.live_keeper import LiveKeeper
 from services.searcher import Searcher, SearchQuery
 from tests.films import add_space, films
 from tests.hashing_encoder import ColourEncoder, HashingEncoder
@@ -55,7 +57,8 @@ class Shop:
         self.redis: AsyncRedis = connect_async(redis_url)
         self.items = LiveItems(self.redis, self.namespace, max_backlog=100)
         roots = Roots([self.pictures])
-        self.embedder = LiveEmbedder(self.items, self.spaces, self.models, self, roots)
+        self.embedder = LiveEmbedder(self.items, self.spaces, self, roots)
+        self.keeper = LiveKeeper(self.items, self.settings)
 
     def close(self) -> None:
         self.run(self.redis.aclose())
@@ -106,12 +109,16 @@ class Shop:
         assert isinstance(reply, SearchReply), reply
         return [item.item_id for item in reply.items]
 
-    def watch(self, seconds: float) -> None:
+    def fold(self) -> Folded:
+        return self.run(fold_live(self.items, self.settings))
+
+    def watch(self, seconds: float, *others: LiveKeeper) -> None:
         """Look after the live items for so long."""
 
         async def watch() -> None:
             stop = asyncio.Event()
-            watching = asyncio.create_task(self.embedder.watch(stop))
+            keepers = (self.keeper, *others)
+            watching = asyncio.gather(*(keeper.watch(stop) for keeper in keepers))
             await asyncio.sleep(seconds)
             stop.set()
             await watching

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from services.folding import fold_live
 from tests.planted import Planted, add_fitted
 from tests.shop import Shop, item
 
@@ -12,7 +11,7 @@ def test_a_fold_moves_what_is_embedded_into_the_main_index(shop: Shop) -> None:
     shop.embed()
     shop.run(shop.items.delete("space-1"))
     before = [shop.found(words, 36) for words in ("comet strikes", "pudding", "rocket orbit")]
-    folded = shop.run(fold_live(shop.items, shop.spaces, shop.models))
+    folded = shop.fold()
     assert (folded.versions, folded.folded, folded.left) == ({"text": "v0002"}, 2, 0)
     bundle = shop.spaces.open_active("text")
     assert "new" in bundle.items
@@ -28,13 +27,13 @@ def test_a_fold_keeps_the_deletion_of_what_a_model_still_knows(
     add_fitted(shop.models, "popularity", planted)
     for item_id in ("space-1", "comedy-1"):
         shop.run(shop.items.delete(item_id))
-    folded = shop.run(fold_live(shop.items, shop.spaces, shop.models))
+    folded = shop.fold()
     assert folded.hidden == 1
     assert shop.live() == ["comedy-1"]
 
 
 def test_a_fold_of_nothing_builds_nothing(shop: Shop) -> None:
-    folded = shop.run(fold_live(shop.items, shop.spaces, shop.models))
+    folded = shop.fold()
     assert folded.versions == {"text": "v0001"}
     assert shop.spaces.versions("text") == ["v0001"]
 
@@ -43,7 +42,7 @@ def test_a_fold_leaves_what_waits_to_be_embedded(shop: Shop) -> None:
     shop.put(item("embedded"))
     shop.embed()
     shop.put(item("waiting"))
-    folded = shop.run(fold_live(shop.items, shop.spaces, shop.models))
+    folded = shop.fold()
     assert (folded.folded, folded.left) == (1, 1)
     assert shop.live() == ["waiting"]
 
@@ -61,5 +60,5 @@ def test_a_fold_tells_followers_to_read_anew(shop: Shop) -> None:
     shop.put(item())
     shop.embed()
     before = shop.run(shop.items.changes(0)).generation
-    shop.run(fold_live(shop.items, shop.spaces, shop.models))
+    shop.fold()
     assert shop.run(shop.items.changes(0)).generation == before + 1
