@@ -24,7 +24,8 @@ from recsys.registry import Registry, Spaces
 from recsys.retrieval.index import Index
 from services.item_schemas import ItemState
 from services.live_catalogue import items_table
-from services.live_items import LiveItem, LiveItems
+from services.live_item import LiveItem
+from services.live_items import LiveItems
 
 LOCK = ".folding"
 
@@ -97,34 +98,24 @@ def _settled(entry: LiveItem, bundles: Sequence[ContentBundle]) -> bool:
     """Whether nothing of a live item is outstanding, and some main index holds it."""
     if entry.item is None:
         return False
-    states = [entry.states[bundle.space] for bundle in bundles]
-    current = [_current(entry, bundle) for bundle in bundles]
-    finished = all(
-        now or state in (ItemState.ABSENT, ItemState.FAILED)
-        for state, now in zip(states, current, strict=True)
-    )
-    return finished and any(current)
+    states = [_state(entry, bundle) for bundle in bundles]
+    return ItemState.PENDING not in states and ItemState.READY in states
 
 
-def _current(entry: LiveItem, bundle: ContentBundle) -> bool:
-    """Whether a live item has a vector for this bundle, of its content as it is."""
-    vector = entry.vectors.get(bundle.space)
-    return (
-        vector is not None
-        and vector.fingerprint == bundle.manifest.fingerprint
-        and entry.states[bundle.space] is ItemState.READY
-    )
+def _state(entry: LiveItem, bundle: ContentBundle) -> ItemState:
+    """How far a live item, or what was one, is by the encoder of this bundle."""
+    if entry.item is None:
+        return ItemState.ABSENT
+    return entry.state_by(bundle.space, bundle.manifest.fingerprint)
 
 
 def _fold_one(spaces: Spaces, bundle: ContentBundle, entries: Sequence[LiveItem]) -> str:
-    """The next version of one space: what stays, then what came."""
-    came = [each for each in entries if each.item is not None and _current(each, bundle)]
-    absent = [
-        each
-        for each in entries
-        if each.item is None or each.states[bundle.space] in (ItemState.ABSENT, ItemState.FAILED)
-    ]
-    going = bundle.items.rows([each.item_id for each in (*came, *absent)])
+    """The next version of one space: what stays, then what came. An item that waits keeps the row
+    that it has."""
+    states = [(each, _state(each, bundle)) for each in entries]
+    came = [each for each, state in states if state is ItemState.READY]
+    changed = [each.item_id for each, state in states if state is not ItemState.PENDING]
+    going = bundle.items.rows(changed)
     stays = np.ones(len(bundle.items), np.bool_)
     stays[going[going >= 0]] = False
     rows = np.flatnonzero(stays)

@@ -20,7 +20,7 @@ from recsys.data.dataset import ITEMS_SCHEMA
 from recsys.data.vocabulary import UNKNOWN, Vocabulary
 from recsys.retrieval.rules import Rules
 from services.item_schemas import Item
-from services.live_items import LiveItem
+from services.live_item import LiveItem
 from services.shelf import Shelf, flat
 
 

@@ -19,7 +19,8 @@ from recsys.registry import Spaces
 from services.item_schemas import ItemState
 from services.jobs import Encoders
 from services.live_catalogue import items_table
-from services.live_items import Embedding, LiveItem, LiveItems, LiveVector, puts_of
+from services.live_item import Embedding, LiveItem, LiveVector
+from services.live_items import LiveItems, puts_of
 from services.patience import PICTURES_AT_ONCE, patiently_encoded
 from services.query_encoder import encoder_of
 from services.spool import MAX_PICTURE, content_hash
@@ -70,46 +71,50 @@ class LiveEmbedder:
             for item_id, put in puts_of(body).items():
                 puts[item_id] = max(put, puts.get(item_id, 0))
         found = await self._items.read(list(puts))
-        current = [
-            each for each in found if each.item is not None and each.put == puts[each.item_id]
-        ]
+        current = [each for each in found if each.put == puts[each.item_id]]
         manifests = await asyncio.to_thread(self._spaces.encoders)
         for space, manifest in manifests.items():
-            for start in range(0, len(current), AT_ONCE[space]):
-                some = current[start : start + AT_ONCE[space]]
+            waiting = _waiting(current, space, manifest)
+            for start in range(0, len(waiting), AT_ONCE[space]):
+                some = waiting[start : start + AT_ONCE[space]]
                 embeddings = await asyncio.to_thread(self._embedded, space, manifest, some)
-                if embeddings:
-                    await self._items.store(space, embeddings)
+                await self._items.store(space, embeddings)
         return [None] * len(bodies)
 
     async def give_up(self, body: bytes, reason: str) -> None:
-        """Say of the items that a message names, and that wait, why they are not embedded."""
+        """Say of the items that a message names, and that wait, why they still do."""
         puts = puts_of(body)
         found = await self._items.read(list(puts))
-        for space in await asyncio.to_thread(self._spaces.encoders):
-            waiting = [each for each in found if each.states[space] is ItemState.PENDING]
-            told = [
-                Embedding(each.item_id, each.put, reason=reason) for each in waiting if each.put
-            ]
-            if told:
-                await self._items.store(space, told)
+        current = [each for each in found if each.put == puts[each.item_id]]
+        manifests = await asyncio.to_thread(self._spaces.encoders)
+        for space, manifest in manifests.items():
+            waiting = _waiting(current, space, manifest)
+            told = [Embedding(each.item_id, each.put, reason=reason) for each in waiting]
+            await self._items.store(space, told)
 
     def _embedded(
         self, space: str, manifest: ContentManifest, items: Sequence[LiveItem]
     ) -> list[Embedding]:
-        """What became of the items that have not been embedded by this encoder as they are."""
+        """What became of items that wait for this encoder."""
         contents = self._texts(items) if space == "text" else self._pictures(items)
         embeddings, wanted = [], []
         for each in contents:
             vector = each.item.vectors.get(space)
             if each.content is None:
-                embeddings.append(Embedding(each.item.item_id, each.item.put, reason=each.reason))
+                embeddings.append(
+                    Embedding(
+                        each.item.item_id,
+                        each.item.put,
+                        reason=each.reason,
+                        failed_by=manifest.fingerprint,
+                    )
+                )
             elif vector is None or not (
                 vector.fingerprint == manifest.fingerprint
                 and vector.content_hash == each.content_hash
             ):
                 wanted.append(each)
-            elif each.item.states[space] is not ItemState.READY:
+            else:
                 embeddings.append(Embedding(each.item.item_id, each.item.put, vector=vector))
         if not wanted:
             return embeddings
@@ -124,6 +129,7 @@ class LiveEmbedder:
                     each.item.put,
                     vector=vector if reason is None else None,
                     reason=reason,
+                    failed_by=encoder.fingerprint,
                 )
             )
         return embeddings
@@ -145,3 +151,9 @@ class LiveEmbedder:
             return _Content(item, self._roots.read(uri, MAX_PICTURE))
         except Unreadable as error:
             return _Content(item, None, error.message)
+
+
+def _waiting(items: Sequence[LiveItem], space: str, manifest: ContentManifest) -> list[LiveItem]:
+    """Those that wait for a vector of the encoder of a space."""
+    fingerprint = manifest.fingerprint
+    return [each for each in items if each.state_by(space, fingerprint) is ItemState.PENDING]

@@ -23,14 +23,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import orjson
-from numpy.typing import NDArray
 
 from encoders.catalog import SPACES
 from infra.redis import AsyncRedis, reaching
 from services import live_scripts as scripts
-from services.item_schemas import Item, ItemState
+from services.item_schemas import Item
+from services.live_item import Embedding, LiveItem
 from services.problems import Overloaded
 
 MAX_LIVE = 20_000
@@ -44,49 +43,9 @@ knows any more."""
 STEP = 1000
 """Changes that are read at a time."""
 
-
-@dataclass(frozen=True, eq=False)
-class LiveVector:
-    """An item's vector in one space."""
-
-    fingerprint: str
-    """The encoder's."""
-
-    content_hash: bytes
-    """16 bytes, of what was encoded."""
-
-    vector: NDArray[np.float32]
-    """Float32[D]."""
-
-    def dump(self) -> bytes:
-        return b"\0".join((self.fingerprint.encode(), self.content_hash + self.vector.tobytes()))
-
-    @classmethod
-    def load(cls, value: bytes) -> LiveVector:
-        fingerprint, _, rest = value.partition(b"\0")
-        return cls(fingerprint.decode(), rest[:16], np.frombuffer(rest[16:], np.float32))
-
-
-@dataclass(frozen=True, eq=False)
-class LiveItem:
-    """An item as it is now, or that it was deleted."""
-
-    item_id: str
-    number: int
-    """Of its newest change."""
-
-    put: int
-    """The number of the put that described it; 0 for a deletion."""
-
-    item: Item | None
-    """None where it was deleted."""
-
-    vectors: Mapping[str, LiveVector]
-    """By space; not there where it has none, or none yet."""
-
-    states: Mapping[str, ItemState]
-    reasons: Mapping[str, str]
-    """Why it failed, by space."""
+RETRIED = 100
+"""The most items in a message that were given up before: one may be the death of its worker, and
+keeps the others of its message waiting."""
 
 
 @dataclass(frozen=True)
@@ -106,19 +65,6 @@ class Changes:
     """Whether there may be changes past `number` already."""
 
 
-@dataclass(frozen=True, eq=False)
-class Embedding:
-    """What became of an item's content in a space."""
-
-    item_id: str
-    put: int
-    """The number of the put that the content is of."""
-
-    vector: LiveVector | None = None
-    reason: str | None = None
-    """Why there is no vector; None beside no vector where there is no content of this sort."""
-
-
 class LiveItems:
     """The live items of one namespace."""
 
@@ -135,6 +81,7 @@ class LiveItems:
         self._changes: Any = redis.register_script(scripts.CHANGES)
         self._read: Any = redis.register_script(scripts.READ)
         self._drop: Any = redis.register_script(scripts.DROP)
+        self._retry: Any = redis.register_script(scripts.RETRY)
         self._keep: Any = redis.register_script(scripts.KEEP)
 
     async def put(self, items: Sequence[Item]) -> int:
@@ -189,7 +136,7 @@ class LiveItems:
             number, generation, rows = await self._changes(
                 keys=self._keys(), args=[since, STEP, *SPACES]
             )
-        items = [_live_item(row) for row in rows]
+        items = [LiveItem.load(row) for row in rows]
         return Changes(items, int(number), int(generation), more=len(items) == STEP)
 
     async def all(self) -> list[LiveItem]:
@@ -206,20 +153,14 @@ class LiveItems:
         """Those of the items that are live or deleted. Raises RedisUnavailable."""
         with reaching(self._redis):
             rows = await self._read(keys=self._keys(), args=[len(item_ids), *item_ids, *SPACES])
-        return [_live_item(row) for row in rows]
+        return [LiveItem.load(row) for row in rows]
 
     async def store(self, space: str, embeddings: Sequence[Embedding]) -> int:
         """Write what became of the contents, where the items are still as they were put; returns
         for how many that was so. Raises RedisUnavailable."""
         args: list[str | int | bytes] = [space]
         for each in embeddings:
-            if each.vector is not None:
-                told: tuple[bytes, str] = (each.vector.dump(), ItemState.READY)
-            elif each.reason is not None:
-                told = (b"", f"{ItemState.FAILED}{each.reason}")
-            else:
-                told = (b"", ItemState.ABSENT)
-            args += [each.item_id, each.put, *told]
+            args += [each.item_id, each.put, *each.dump()]
         with reaching(self._redis):
             return int(await self._store(keys=self._keys(), args=args))
 
@@ -258,6 +199,11 @@ class LiveItems:
                 pipe.set(f"{self._key}:queued-for", orjson.dumps(dict(encoders)))
                 await pipe.execute()
 
+    async def retry(self) -> int:
+        """Queue what was given up once more; how many items. Raises RedisUnavailable."""
+        with reaching(self._redis):
+            return int(await self._retry(keys=[*self._keys(), self.stream], args=[RETRIED]))
+
     def _keys(self) -> list[str]:
         key = self._key
         return [key, *(f"{key}:{part}" for part in ("deleted", "changes", "number", "generation"))]
@@ -267,27 +213,3 @@ def puts_of(body: bytes) -> dict[str, int]:
     """The items that a message asks to be embedded, each with the number of its put."""
     items: dict[str, int] = orjson.loads(body)["items"]
     return items
-
-
-def _live_item(row: Sequence[bytes]) -> LiveItem:
-    item_id, number, record, *rest = row
-    put, _, document = record.partition(b" ")
-    vectors, states, reasons = {}, {}, {}
-    for space, state, vector in zip(SPACES, rest[::2], rest[1::2], strict=True):
-        if vector:
-            vectors[space] = LiveVector.load(vector)
-        told = state.decode()
-        if told.startswith(ItemState.FAILED):
-            states[space], reasons[space] = ItemState.FAILED, told.removeprefix(ItemState.FAILED)
-        else:
-            states[space] = ItemState(told or ItemState.PENDING)
-    fields = orjson.loads(document) if document else None
-    return LiveItem(
-        item_id=item_id.decode(),
-        number=int(number),
-        put=int(put or 0),
-        item=None if fields is None else Item(item_id=item_id.decode(), **fields),
-        vectors=vectors,
-        states=states,
-        reasons=reasons,
-    )

@@ -78,17 +78,18 @@ return changed(id)
 STORE = (
     _CHANGED
     + """
--- ARGV: the space, then (id, number of the put, vector or '', state) of each.
+-- ARGV: the space, then (id, number of the put, vector or '', state) of each. A vector of before
+-- stays, and is found, while the item waits for the next one.
 local stored = 0
 for i = 2, #ARGV, 4 do
   local id, put, vector, state = unpack(ARGV, i, i + 3)
   local record = redis.call('HGET', KEYS[1], id)
   if record and string.sub(record, 1, #put + 1) == put .. ' ' then
     redis.call('HSET', KEYS[1] .. ':states:' .. ARGV[1], id, state)
-    if vector == '' then
-      redis.call('HDEL', KEYS[1] .. ':vectors:' .. ARGV[1], id)
-    else
+    if vector ~= '' then
       redis.call('HSET', KEYS[1] .. ':vectors:' .. ARGV[1], id, vector)
+    elseif string.sub(state, 1, 7) ~= 'pending' then
+      redis.call('HDEL', KEYS[1] .. ':vectors:' .. ARGV[1], id)
     end
     changed(id)
     stored = stored + 1
@@ -147,6 +148,39 @@ end
 if dropped > 0 then redis.call('INCR', KEYS[5]) end
 return dropped
 """
+
+RETRY = (
+    _CHANGED
+    + """
+-- KEYS[6]: the stream. ARGV[1]: the most items in a message. Queues what was given up, which is
+-- then as if it had just been put. Returns how many items.
+local puts = {}
+for _, space in ipairs(spaces) do
+  local states = redis.call('HGETALL', KEYS[1] .. ':states:' .. space)
+  for i = 1, #states, 2 do
+    if string.sub(states[i + 1], 1, 7) == 'pending' then
+      redis.call('HDEL', KEYS[1] .. ':states:' .. space, states[i])
+      local record = redis.call('HGET', KEYS[1], states[i])
+      puts[states[i]] = tonumber(string.match(record, '^%d+'))
+    end
+  end
+end
+local named, waiting, all = {}, 0, 0
+local function queue()
+  if waiting > 0 then
+    redis.call('XADD', KEYS[6], '*', 'body', cjson.encode({items = named}))
+  end
+  named, waiting = {}, 0
+end
+for id, put in pairs(puts) do
+  named[id] = put
+  waiting, all = waiting + 1, all + 1
+  if waiting == tonumber(ARGV[1]) then queue() end
+end
+queue()
+return all
+"""
+)
 
 KEEP = """
 -- KEYS[1]: who keeps the live items. ARGV: who would, and for how many ms. Returns whether it does.

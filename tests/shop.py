@@ -17,7 +17,8 @@ from services.folding import Folded, fold_live
 from services.item_schemas import Item, SearchReply, SearchRequest
 from services.live_catalogue import LiveCatalogue
 from services.live_embedding import LiveEmbedder
-from services.live_items import LiveItem, LiveItems
+from services.live_item import LiveItem
+from services.live_items import LiveItems
 from services.live_keeper import LiveKeeper
 from services.searcher import Searcher, SearchQuery
 from tests.films import add_space, films

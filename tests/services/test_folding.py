@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from services.item_schemas import ItemState
+from tests.films import add_pictures
 from tests.planted import Planted, add_fitted
 from tests.shop import Shop, item
 
@@ -45,6 +47,27 @@ def test_a_fold_leaves_what_waits_to_be_embedded(shop: Shop) -> None:
     folded = shop.fold()
     assert (folded.folded, folded.left) == (1, 1)
     assert shop.live() == ["waiting"]
+
+
+def test_a_fold_takes_nothing_out_for_an_embedding_that_was_given_up(shop: Shop) -> None:
+    shop.put(item("space-1", title="Space 1", text="a pudding cools"), item())
+    shop.embed()
+    shop.put(item("space-1", title="Space 1", text="a comet strikes"))
+    shop.run(shop.embedder.give_up(shop.bodies()[-1], "the model cannot be loaded"))
+    folded = shop.fold()
+    assert (folded.folded, folded.left) == (1, 1)
+    assert "space-1" in shop.spaces.open_active("text").items
+
+
+def test_an_item_with_bad_content_in_one_space_is_folded_into_the_other(shop: Shop) -> None:
+    add_pictures(shop.spaces.root, shop.colours)
+    (shop.pictures / "broken.png").write_bytes(b"no picture")
+    shop.put(item(image="broken.png"))
+    shop.embed()
+    assert shop.one("new").states["image"] is ItemState.FAILED
+    assert shop.fold().folded == 1
+    assert shop.live() == []
+    assert "new" in shop.spaces.open_active("text").items
 
 
 def test_what_changes_during_a_fold_is_not_dropped_by_it(shop: Shop) -> None:

@@ -89,10 +89,18 @@ def test_a_picture_that_a_job_would_read_is_read_of_a_live_item_too(shop: Shop) 
     assert shop.one("new").states["image"] is ItemState.READY
 
 
-def test_items_of_a_message_that_was_given_up_say_why(shop: Shop) -> None:
+def test_items_of_a_message_that_was_given_up_say_why_they_wait(shop: Shop) -> None:
     shop.put(item())
     [body] = shop.bodies()
     shop.run(shop.embedder.give_up(body, "the model cannot be loaded"))
     entry = shop.one("new")
-    assert entry.states["text"] is ItemState.FAILED
+    assert entry.states["text"] is ItemState.PENDING
     assert entry.reasons["text"] == "the model cannot be loaded"
+
+
+def test_an_item_whose_new_content_was_given_up_is_found_by_the_old_one(shop: Shop) -> None:
+    shop.put(item())
+    shop.embed()
+    shop.put(item(text="a pudding cools"))
+    shop.run(shop.embedder.give_up(shop.bodies()[-1], "the model cannot be loaded"))
+    assert shop.found("comet strikes")[0] == "new"

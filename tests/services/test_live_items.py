@@ -10,7 +10,7 @@ import pytest
 
 from services import live_items
 from services.item_schemas import ItemState
-from services.live_items import Embedding, LiveVector
+from services.live_item import Embedding, LiveVector
 from services.problems import Overloaded
 from tests.shop import Shop, item
 

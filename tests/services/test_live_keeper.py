@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from services import live_keeper
-from services.live_items import Embedding, LiveVector
+from services.item_schemas import ItemState
+from services.live_item import Embedding, LiveVector
+from services.live_items import puts_of
 from services.live_keeper import LiveKeeper
 from tests.films import add_space, films
 from tests.hashing_encoder import HashingEncoder
@@ -39,6 +41,32 @@ def test_many_live_items_are_folded_once_they_are_ready(
     shop.watch(1.5)
     assert shop.spaces.versions("text") == ["v0001", "v0002"]
     assert shop.live() == ["waits"]
+
+
+def test_an_item_that_one_encoder_could_not_embed_is_queued_for_the_next(shop: Shop) -> None:
+    shop.put(item("bad", text="it will explode"), item())
+    shop.embed()
+    assert shop.one("bad").states["text"] is ItemState.FAILED
+    shop.watch(0.1)
+    shop.run(shop.redis.delete(shop.items.stream))
+    shop.encoder = HashingEncoder(name="other")
+    add_space(shop.spaces.root, shop.encoder, films())
+    shop.watch(0.1)
+    assert "bad" in puts_of(shop.bodies()[0])
+
+
+def test_what_was_given_up_is_queued_again_once(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live_keeper, "WATCH_S", 0.02)
+    monkeypatch.setattr(live_keeper, "RETRY_S", (0.05, 0.05))
+    shop.keeper = LiveKeeper(shop.items, shop.settings)
+    shop.watch(0.1)
+    put = shop.put(item())
+    shop.run(shop.embedder.give_up(shop.bodies()[0], "the model cannot be loaded"))
+    shop.run(shop.redis.delete(shop.items.stream))
+    shop.watch(0.5)
+    assert [puts_of(body) for body in shop.bodies()] == [{"new": put}]
 
 
 def test_two_keepers_queue_the_live_items_once_for_another_encoder(

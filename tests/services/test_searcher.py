@@ -13,7 +13,7 @@ from services.content_space import QueryVector
 from services.filter_schemas import Filters
 from services.item_schemas import Item, ItemState, SearchReply, SearchRequest
 from services.live_catalogue import LiveCatalogue
-from services.live_items import LiveItem, LiveVector
+from services.live_item import LiveItem, LiveVector
 from services.problems import Invalid, ServiceError, Stale, UnknownItem, UnknownSpace
 from services.searcher import Searcher, SearchQuery
 from tests.films import add_space, films
