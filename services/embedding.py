@@ -88,7 +88,7 @@ class Embedding:
             return
         folder = JobFolder.named(self._settings.jobs_dir, task.job)
         if task.chunk is None:
-            await asyncio.to_thread(seal_job, folder, self._settings)
+            await seal_job(folder, self._settings)
             await self._ledger.sealed(task.job)
             folder.tidy()
         else:

@@ -28,6 +28,7 @@ from services.live_item import LiveItem
 from services.live_items import LiveItems
 
 LOCK = ".folding"
+"""In the folder of the spaces; held by whoever makes the next version of one until it is active."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ def fold(
     forgotten: live items that every space in which they have a vector holds now, and deletions of
     what no active space or model knows any more.
 
-    entries: everything that is live or deleted. Raises RecsysError where another fold is under way.
+    entries: everything that is live or deleted. Raises RecsysError where another fold, or a
+    sealing, is under way.
     """
     spaces.root.mkdir(parents=True, exist_ok=True)
     try:
@@ -66,7 +68,9 @@ def fold(
             settled = [each for each in entries if _settled(each, bundles)]
             return versions, settled + _needless(spaces, models, entries)
     except BlockingIOError:
-        raise RecsysError("another fold is under way: wait for it to end") from None
+        raise RecsysError(
+            "another fold, or the sealing of a job, is under way: wait for it to end"
+        ) from None
 
 
 async def fold_live(items: LiveItems, settings: Settings) -> Folded:

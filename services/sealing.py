@@ -5,6 +5,7 @@ Sealing may be repeated: a version that the job made already is taken as it is.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from datetime import UTC, datetime
 from functools import partial
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from infra.errors import RecsysError
 from infra.settings import Settings
-from infra.storage import atomic_file, exclusive
+from infra.storage import atomic_file, exclusive_in_turn
 from recsys.content_bundle import (
     CONTENT_SCHEMA,
     LIVE,
@@ -38,31 +39,22 @@ class NothingEmbedded(RecsysError):
     """No content of a space has a vector."""
 
 
-class BeingSealed(RecsysError):
-    """Another worker seals the job, or builds the main indexes anew for another reason."""
-
-
-def seal_job(folder: JobFolder, settings: Settings) -> Report:
+async def seal_job(folder: JobFolder, settings: Settings) -> Report:
     """Add a content bundle for each space to the registry, activate them, and write the report.
 
+    Waits while another worker seals the job, or the main indexes are built anew for another reason.
     Memory: the vectors and the catalogue, as whoever searches them needs.
-    Raises NothingEmbedded, BrokenPart, BeingSealed.
+    Raises NothingEmbedded, BrokenPart.
     """
-    spec = folder.spec()
-    try:
-        with exclusive(folder.path / ".sealing"):
-            report = folder.report()
-            if report is None:
-                report = _seal(folder, spec, settings)
-                folder.write_report(report)
-            return report
-    except BlockingIOError:
-        raise BeingSealed(
-            f"another worker seals the job {spec.id}, or folds live items into the main indexes"
-        ) from None
+    async with exclusive_in_turn(folder.path / ".sealing"):
+        report = folder.report()
+        if report is None:
+            report = await _seal(folder, folder.spec(), settings)
+            folder.write_report(report)
+        return report
 
 
-def _seal(folder: JobFolder, spec: JobSpec, settings: Settings) -> Report:
+async def _seal(folder: JobFolder, spec: JobSpec, settings: Settings) -> Report:
     spaces = Spaces(settings.spaces_dir)
     spaces.root.mkdir(parents=True, exist_ok=True)
     reports: dict[str, SpaceReport] = {}
@@ -72,10 +64,12 @@ def _seal(folder: JobFolder, spec: JobSpec, settings: Settings) -> Report:
     ):
         for space in spec.spaces:
             store = EmbeddingStore(settings.embeddings_dir, space.space, space.fingerprint)
-            items, vectors, n_problems = _gather(folder, space, store, problems)
+            gathered = await asyncio.to_thread(_gather, folder, space, store, problems)
             # Beside a fold, of two versions that came after the same one the first would be lost.
-            with exclusive(spaces.root / LOCK):
-                reports[space.space] = _publish(spaces, spec, space, items, vectors, n_problems)
+            async with exclusive_in_turn(spaces.root / LOCK):
+                reports[space.space] = await asyncio.to_thread(
+                    _publish, spaces, spec, space, *gathered
+                )
     return Report(ended=datetime.now(UTC), spaces=reports)
 
 

@@ -22,11 +22,13 @@ from PIL import Image
 from encoders.encoder import Encoded, Encoder
 from infra.redis import AsyncRedis, connect_async
 from infra.settings import Settings
+from infra.storage import exclusive
 from recsys.content_bundle import CONTENT_SCHEMA, LIVE, ContentBundle, seal_content
 from recsys.data.dataset import ITEMS_SCHEMA, NoDataset, write_dataset
 from recsys.registry import Spaces
 from recsys.retrieval.index import Index
 from services.embedding import Embedding
+from services.folding import LOCK
 from services.job_folder import NoJob
 from services.job_ledger import seal_body
 from services.jobs import ENDED, Job, Jobs, JobState, RefusedDataset
@@ -418,6 +420,23 @@ def test_a_job_that_is_sealed_twice_makes_one_version(play: Play) -> None:
             await desk.redis.xadd(desk.stream, {"body": seal_body(job.id)})
             await desk.emptied()
         assert Spaces(desk.settings.spaces_dir).versions("text") == ["v0001"]
+
+    play(story)
+
+
+def test_a_sealing_waits_for_a_fold_and_no_try_is_counted(
+    play: Play, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def story(desk: Desk) -> None:
+        desk.settings.spaces_dir.mkdir(parents=True)
+        async with desk.worker():
+            with exclusive(desk.settings.spaces_dir / LOCK):
+                job = await desk.jobs.submit(films(desk.folder / "films", titles(3)), TEXT)
+                await asyncio.sleep(4)  # longer than all tries would take
+                assert (await desk.jobs.get(job.id)).state is JobState.SEALING
+            job = await desk.ended(job)
+        assert job.state is JobState.DONE
+        assert "could not be answered" not in caplog.text
 
     play(story)
 
