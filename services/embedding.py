@@ -27,6 +27,7 @@ from recsys.embedding_store import EmbeddingStore
 from services.job_folder import JobFolder, SpaceSpec, part_name
 from services.job_ledger import CANCELLED, GO, UNKNOWN, Ledger, Task
 from services.jobs import Encoders
+from services.live_items import LiveItems
 from services.patience import PICTURES_AT_ONCE, patiently_encoded
 from services.sealing import seal_job
 from services.spool import Contents, content_hash
@@ -64,7 +65,10 @@ class CatalogEncoders:
 class Embedding:
     """Answers the messages of the embedding jobs."""
 
-    def __init__(self, ledger: Ledger, settings: Settings, encoders: Encoders) -> None:
+    def __init__(
+        self, ledger: Ledger, live: LiveItems, settings: Settings, encoders: Encoders
+    ) -> None:
+        self._live = live
         self._ledger = ledger
         self._settings = settings
         self._encoders = encoders
@@ -88,7 +92,7 @@ class Embedding:
             return
         folder = JobFolder.named(self._settings.jobs_dir, task.job)
         if task.chunk is None:
-            await seal_job(folder, self._settings)
+            await seal_job(folder, self._settings, self._live)
             await self._ledger.sealed(task.job)
             folder.tidy()
         else:

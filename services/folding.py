@@ -48,40 +48,35 @@ class Folded:
     """Deletions that stay in force."""
 
 
-def fold(
-    spaces: Spaces, models: Registry, entries: Sequence[LiveItem]
-) -> tuple[dict[str, str], list[LiveItem]]:
-    """Build and activate the next version of each active space; returns them, and what may be
-    forgotten: live items that every space in which they have a vector holds now, and deletions of
-    what no active space or model knows any more.
-
-    entries: everything that is live or deleted. Raises RecsysError where another fold, or a
-    sealing, is under way.
-    """
+async def fold_live(items: LiveItems, settings: Settings) -> Folded:
+    """Fold what is live now, and let go of it. Raises RecsysError where another fold, or a sealing,
+    is under way."""
+    spaces, models = Spaces(settings.spaces_dir), Registry(settings.models_dir)
     spaces.root.mkdir(parents=True, exist_ok=True)
     try:
+        # Until all is let go of: a sealing puts back what is neither live nor in the next version.
         with exclusive(spaces.root / LOCK):
-            versions = {}
-            bundles = [spaces.open_active(name) for name in spaces.encoders()]
-            for bundle in bundles:
-                versions[bundle.name] = _fold_one(spaces, bundle, entries)
-            settled = [each for each in entries if _settled(each, bundles)]
-            return versions, settled + _needless(spaces, models, entries)
+            entries = await items.all()
+            versions, settled, needless = await asyncio.to_thread(_fold, spaces, models, entries)
+            folded, forgotten = await items.drop(settled), await items.drop(needless)
     except BlockingIOError:
         raise RecsysError(
             "another fold, or the sealing of a job, is under way: wait for it to end"
         ) from None
-
-
-async def fold_live(items: LiveItems, settings: Settings) -> Folded:
-    """Fold what is live now, in a thread, and let go of it. Raises RecsysError."""
-    spaces, models = Spaces(settings.spaces_dir), Registry(settings.models_dir)
-    entries = await items.all()
-    versions, settled = await asyncio.to_thread(fold, spaces, models, entries)
-    folded = await items.drop([each for each in settled if each.item is not None])
-    forgotten = await items.drop([each for each in settled if each.item is None])
     live = sum(each.item is not None for each in entries)
     return Folded(versions, folded, live - folded, len(entries) - live - forgotten)
+
+
+def _fold(
+    spaces: Spaces, models: Registry, entries: Sequence[LiveItem]
+) -> tuple[dict[str, str], list[LiveItem], list[LiveItem]]:
+    """Build and activate the next version of each active space; returns them, and what may be
+    forgotten: live items that every space in which they have a vector holds now, and deletions of
+    what no active space or model knows any more."""
+    bundles = [spaces.open_active(name) for name in spaces.encoders()]
+    versions = {bundle.name: _fold_one(spaces, bundle, entries) for bundle in bundles}
+    settled = [each for each in entries if _settled(each, bundles)]
+    return versions, settled, _needless(spaces, models, entries)
 
 
 def _needless(spaces: Spaces, models: Registry, entries: Sequence[LiveItem]) -> list[LiveItem]:

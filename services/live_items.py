@@ -76,6 +76,7 @@ class LiveItems:
         self._key = f"{namespace}:items"
         self._max_backlog = max_backlog
         self._put: Any = redis.register_script(scripts.PUT)
+        self._put_back: Any = redis.register_script(scripts.PUT_BACK)
         self._delete: Any = redis.register_script(scripts.DELETE)
         self._store: Any = redis.register_script(scripts.STORE)
         self._changes: Any = redis.register_script(scripts.CHANGES)
@@ -90,8 +91,7 @@ class LiveItems:
         Raises Overloaded where too many wait or are live already, and RedisUnavailable.
         """
         args: list[str | int | bytes] = [MAX_LIVE, self._max_backlog]
-        for item in items:
-            args += [item.item_id, orjson.dumps(item.model_dump(exclude={"item_id"}))]
+        args += _told(items)
         with reaching(self._redis):
             number = int(await self._put(keys=[*self._keys(), self.stream], args=args))
         if number == scripts.BACKLOG_FULL:
@@ -105,6 +105,18 @@ class LiveItems:
                 "into it with `recsys items fold`"
             )
         return number
+
+    async def put_back(self, items: Sequence[Item]) -> tuple[int, int]:
+        """Put items that went into a main index and have no place in the next one, but those that
+        are live or deleted now; how many, and for how many there was no room. Raises
+        RedisUnavailable."""
+        back = left = 0
+        for start in range(0, len(items), STEP):
+            args = [MAX_LIVE, *_told(items[start : start + STEP])]
+            with reaching(self._redis):
+                found = await self._put_back(keys=[*self._keys(), self.stream], args=args)
+            back, left = back + int(found[0]), left + int(found[1])
+        return back, left
 
     async def delete(self, item_id: str) -> int:
         """Remember that the item is gone; the number of the change.
@@ -213,3 +225,11 @@ def puts_of(body: bytes) -> dict[str, int]:
     """The items that a message asks to be embedded, each with the number of its put."""
     items: dict[str, int] = orjson.loads(body)["items"]
     return items
+
+
+def _told(items: Sequence[Item]) -> list[str | bytes]:
+    """The id and the JSON of each."""
+    told: list[str | bytes] = []
+    for item in items:
+        told += [item.item_id, orjson.dumps(item.model_dump(exclude={"item_id"}))]
+    return told

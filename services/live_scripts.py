@@ -58,6 +58,29 @@ return number
 """
 )
 
+PUT_BACK = (
+    _CHANGED
+    + """
+-- KEYS[6]: the stream. ARGV: most live, then (id, JSON) of each. As PUT, of those that are neither
+-- live nor deleted, as far as there is room. Returns how many, and for how many there was none.
+local live, named, back, left = redis.call('HLEN', KEYS[1]), {}, 0, 0
+for i = 2, #ARGV, 2 do
+  local id = ARGV[i]
+  if redis.call('HEXISTS', KEYS[1], id) == 0 and redis.call('SISMEMBER', KEYS[2], id) == 0 then
+    if live + back < tonumber(ARGV[1]) then
+      named[id] = changed(id)
+      redis.call('HSET', KEYS[1], id, named[id] .. ' ' .. ARGV[i + 1])
+      back = back + 1
+    else
+      left = left + 1
+    end
+  end
+end
+if back > 0 then redis.call('XADD', KEYS[6], '*', 'body', cjson.encode({items = named})) end
+return {back, left}
+"""
+)
+
 DELETE = (
     _CHANGED
     + """

@@ -30,7 +30,10 @@ from recsys.embedding_store import NOWHERE, EmbeddingStore, Vectors, hash_words
 from recsys.registry import Spaces
 from recsys.retrieval.index import Index
 from services.folding import LOCK
+from services.item_schemas import Item
 from services.job_folder import PROBLEMS_SCHEMA, JobFolder, JobSpec, Report, SpaceReport, SpaceSpec
+from services.live_catalogue import items_of
+from services.live_items import LiveItems
 
 logger = logging.getLogger(__name__)
 
@@ -39,22 +42,23 @@ class NothingEmbedded(RecsysError):
     """No content of a space has a vector."""
 
 
-async def seal_job(folder: JobFolder, settings: Settings) -> Report:
+async def seal_job(folder: JobFolder, settings: Settings, live: LiveItems) -> Report:
     """Add a content bundle for each space to the registry, activate them, and write the report.
 
+    Live items that another encoder embedded are put back among those that wait to be embedded.
     Waits while another worker seals the job, or the main indexes are built anew for another reason.
     Memory: the vectors and the catalogue, as whoever searches them needs.
-    Raises NothingEmbedded, BrokenPart.
+    Raises NothingEmbedded, BrokenPart, RedisUnavailable.
     """
     async with exclusive_in_turn(folder.path / ".sealing"):
         report = folder.report()
         if report is None:
-            report = await _seal(folder, folder.spec(), settings)
+            report = await _seal(folder, folder.spec(), settings, live)
             folder.write_report(report)
         return report
 
 
-async def _seal(folder: JobFolder, spec: JobSpec, settings: Settings) -> Report:
+async def _seal(folder: JobFolder, spec: JobSpec, settings: Settings, live: LiveItems) -> Report:
     spaces = Spaces(settings.spaces_dir)
     spaces.root.mkdir(parents=True, exist_ok=True)
     reports: dict[str, SpaceReport] = {}
@@ -67,9 +71,7 @@ async def _seal(folder: JobFolder, spec: JobSpec, settings: Settings) -> Report:
             gathered = await asyncio.to_thread(_gather, folder, space, store, problems)
             # Beside a fold, of two versions that came after the same one the first would be lost.
             async with exclusive_in_turn(spaces.root / LOCK):
-                reports[space.space] = await asyncio.to_thread(
-                    _publish, spaces, spec, space, *gathered
-                )
+                reports[space.space] = await _publish(spaces, spec, space, live, *gathered)
     return Report(ended=datetime.now(UTC), spaces=reports)
 
 
@@ -130,38 +132,58 @@ def _tell(
     return len(ids)
 
 
-def _publish(
+async def _publish(
+    spaces: Spaces,
+    spec: JobSpec,
+    space: SpaceSpec,
+    live: LiveItems,
+    items: pa.Table,
+    vectors: NDArray[np.float32],
+    n_problems: int,
+) -> SpaceReport:
+    """Add the space's next version, unless the job has made it, and activate it once the live items
+    that go out of service with the version before are live again."""
+    name = space.space
+    version = await asyncio.to_thread(_version, spaces, spec, space, items, vectors)
+    going = await asyncio.to_thread(_going, spaces, space)
+    returned, left = await live.put_back(going)
+    if left:
+        logger.warning(
+            "%d live items are not in the next version of the space %s, since another encoder "
+            "embedded them, and there is no room to put them back: put them in again",
+            *(left, name),
+        )
+    await asyncio.to_thread(spaces.activate, name, version)
+    logger.info("the job %s became %s %s", spec.id, name, version)
+    manifest = spaces.manifest(name, version)
+    return SpaceReport(
+        version=version,
+        items=manifest.index["n"],
+        carried=manifest.cost["carried"],
+        returned=returned,
+        left=left,
+        problems=n_problems,
+    )
+
+
+def _version(
     spaces: Spaces,
     spec: JobSpec,
     space: SpaceSpec,
     items: pa.Table,
     vectors: NDArray[np.float32],
-    n_problems: int,
-) -> SpaceReport:
-    """Add and activate the space's next version, unless the job has made it."""
+) -> str:
+    """The version that the job has made of a space, or makes now."""
     name = space.space
     for version in reversed(spaces.versions(name)):
-        manifest = spaces.manifest(name, version)
-        if manifest.job == spec.id:
-            spaces.activate(name, version)
-            carried, left = manifest.cost["carried"], manifest.cost["left"]
-            n_items = manifest.index["n"]
-            return SpaceReport(
-                version=version, items=n_items, carried=carried, left=left, problems=n_problems
-            )
+        if spaces.manifest(name, version).job == spec.id:
+            return version
     parent = spaces.open_active(name) if spaces.active(name) else None
-    live = np.flatnonzero(parent.catalogue[LIVE].to_numpy()) if parent else np.array([], np.int64)
-    carried = left = 0
+    carried = 0
     if parent is not None and parent.manifest.fingerprint == space.fingerprint:
+        live = np.flatnonzero(parent.catalogue[LIVE].to_numpy())
         items, vectors = _with_live(parent, live, items, vectors)
         carried = len(live)
-    elif len(live):
-        left = len(live)
-        logger.warning(
-            "%d live items are not in the next version of the space %s: another encoder embedded "
-            "them. Put them in again",
-            *(left, name),
-        )
     writer = partial(
         seal_content,
         space=name,
@@ -170,21 +192,27 @@ def _publish(
         items=items,
         index=Index.build(vectors),
         data_fingerprint=spec.data_fingerprint,
-        cost={
-            "contents": space.contents,
-            "known": space.known,
-            "carried": carried,
-            "left": left,
-        },
+        cost={"contents": space.contents, "known": space.known, "carried": carried},
         job=spec.id,
         parent=None if parent is None else parent.version,
     )
-    version = spaces.add(name, writer)
-    spaces.activate(name, version)
-    logger.info("the job %s became %s %s", spec.id, name, version)
-    return SpaceReport(
-        version=version, items=len(items), carried=carried, left=left, problems=n_problems
-    )
+    return spaces.add(name, writer)
+
+
+def _going(spaces: Spaces, space: SpaceSpec) -> list[Item]:
+    """The live items in the main indexes that have a content for the space, where the version of it
+    in service is of another encoder than the next, or there is none."""
+    active = spaces.encoders()
+    if space.space in active and active[space.space].fingerprint == space.fingerprint:
+        return []
+    going: dict[str, Item] = {}
+    for name in active:
+        catalogue = spaces.open_active(name).catalogue
+        mask = catalogue[LIVE]
+        if space.space == "image":
+            mask = pc.and_(mask, catalogue["image"].is_valid())
+        going |= {item.item_id: item for item in items_of(catalogue.filter(mask))}
+    return list(going.values())
 
 
 def _with_live(

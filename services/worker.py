@@ -102,8 +102,8 @@ async def work(
     try:
         ledger = Ledger(redis, settings)
         encoders = CatalogEncoders(device)
-        embedding = Embedding(ledger, settings, encoders)
         items = LiveItems(redis, settings.namespace, max_backlog=settings.max_backlog)
+        embedding = Embedding(ledger, items, settings, encoders)
         spaces, roots = Spaces(settings.spaces_dir), Roots(settings.image_roots)
         live = LiveEmbedder(items, spaces, encoders, roots)
         queue = Queue(
