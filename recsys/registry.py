@@ -27,7 +27,7 @@ from infra.errors import RecsysError
 from infra.storage import UNFINISHED, atomic_file
 from recsys.bridge_bundle import BridgeBundle, BridgeManifest
 from recsys.bundle import Bundle
-from recsys.content_bundle import ContentBundle, ContentManifest
+from recsys.content_bundle import HASH, LIVE, ContentBundle, ContentManifest
 from recsys.sealed_folder import SealedManifest
 
 POINTER = "ACTIVE"
@@ -245,6 +245,12 @@ class Spaces(Versions[ContentBundle]):
         active = ((name, self.active(name)) for name in self.names())
         return {name: self.manifest(name, version) for name, version in active if version}
 
+    def lost(self, name: str, before: str, after: str) -> list[str]:
+        """The items put in over the API that one version has, and another has not, or has with
+        another content."""
+        held = set(_live(self.open(f"{name}@{after}")))
+        return [each[0] for each in _live(self.open(f"{name}@{before}")) if each not in held]
+
 
 class Bridges(Versions[BridgeBundle]):
     """The bridges from content to models: a name is that of the model."""
@@ -258,6 +264,12 @@ class Bridges(Versions[BridgeBundle]):
     def manifest(self, name: str, version: str) -> BridgeManifest:
         """What a version says of itself, without a look at its weights."""
         return BridgeBundle.manifest_of(self.path(name, version))
+
+
+def _live(bundle: ContentBundle) -> list[tuple[str, bytes]]:
+    """The items that were put in over the API, with the hashes of their contents."""
+    live = bundle.catalogue.filter(bundle.catalogue[LIVE])
+    return list(zip(live["item_id"].to_pylist(), live[HASH].to_pylist(), strict=True))
 
 
 def _number(version: str) -> int:

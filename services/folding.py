@@ -9,23 +9,30 @@ them in both places, where they are found once.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from infra.errors import RecsysError
 from infra.settings import Settings
 from infra.storage import exclusive
 from recsys.content_bundle import CONTENT_SCHEMA, HASH, LIVE, ContentBundle, seal_content
-from recsys.data.vocabulary import UNKNOWN
 from recsys.registry import Registry, Spaces
 from recsys.retrieval.index import Index
+from recsys.sealed_folder import ITEMS
 from services.item_schemas import ItemState
+from services.job_folder import ITEMS as JOB_ITEMS
 from services.live_catalogue import items_table
 from services.live_item import LiveItem
 from services.live_items import LiveItems
+
+logger = logging.getLogger(__name__)
 
 LOCK = ".folding"
 """In the folder of the spaces; held by whoever makes the next version of one until it is active."""
@@ -51,13 +58,13 @@ class Folded:
 async def fold_live(items: LiveItems, settings: Settings) -> Folded:
     """Fold what is live now, and let go of it. Raises RecsysError where another fold, or a sealing,
     is under way."""
-    spaces, models = Spaces(settings.spaces_dir), Registry(settings.models_dir)
+    spaces = Spaces(settings.spaces_dir)
     spaces.root.mkdir(parents=True, exist_ok=True)
     try:
         # Until all is let go of: a sealing puts back what is neither live nor in the next version.
         with exclusive(spaces.root / LOCK):
             entries = await items.all()
-            versions, settled, needless = await asyncio.to_thread(_fold, spaces, models, entries)
+            versions, settled, needless = await asyncio.to_thread(_fold, spaces, settings, entries)
             folded, forgotten = await items.drop(settled), await items.drop(needless)
     except BlockingIOError:
         raise RecsysError(
@@ -68,29 +75,43 @@ async def fold_live(items: LiveItems, settings: Settings) -> Folded:
 
 
 def _fold(
-    spaces: Spaces, models: Registry, entries: Sequence[LiveItem]
+    spaces: Spaces, settings: Settings, entries: Sequence[LiveItem]
 ) -> tuple[dict[str, str], list[LiveItem], list[LiveItem]]:
     """Build and activate the next version of each active space; returns them, and what may be
-    forgotten: live items that every space in which they have a vector holds now, and deletions of
-    what no active space or model knows any more."""
+    forgotten: live items that every space in which they have a vector holds now, and deletions that
+    are needless."""
     bundles = [spaces.open_active(name) for name in spaces.encoders()]
     versions = {bundle.name: _fold_one(spaces, bundle, entries) for bundle in bundles}
     settled = [each for each in entries if _settled(each, bundles)]
-    return versions, settled, _needless(spaces, models, entries)
+    models = Registry(settings.models_dir)
+    return versions, settled, _needless(spaces, models, settings.jobs_dir, entries)
 
 
-def _needless(spaces: Spaces, models: Registry, entries: Sequence[LiveItem]) -> list[LiveItem]:
-    """The deletions of items that nothing in service knows."""
-    gone = [each for each in entries if each.item is None]
-    if not gone:
-        return []
-    needed = np.zeros(len(gone), np.bool_)
-    ids = [each.item_id for each in gone]
+def _needless(
+    spaces: Spaces, models: Registry, jobs_dir: Path, entries: Sequence[LiveItem]
+) -> list[LiveItem]:
+    """The deletions of items that nothing knows which is in service or may come into it: no version
+    of a space or model, whether active or not, and no job that has not ended."""
+    gone = {each.item_id: each for each in entries if each.item is None}
+    paths = list(jobs_dir.glob(f"[0-9]*/{JOB_ITEMS}"))
     for registry in (spaces, models):
         for name in registry.names():
-            if registry.active(name) is not None:
-                needed |= registry.open_active(name).items.rows(ids) != UNKNOWN
-    return [each for each, still in zip(gone, needed.tolist(), strict=True) if not still]
+            folders = (registry.path(name, version) for version in registry.versions(name))
+            paths += [folder / ITEMS for folder in folders]
+    for path in paths:
+        if not gone:
+            break
+        try:
+            known = pq.read_table(path, columns=["item_id"])["item_id"]
+        except FileNotFoundError:  # the job has ended, and its version is among the others
+            continue
+        except (OSError, pa.ArrowException) as error:
+            logger.warning("no deletion is forgotten, since %s cannot be read: %s", path, error)
+            return []
+        needed = known.filter(pc.is_in(known, value_set=pa.array(gone, known.type)))
+        for item_id in needed.to_pylist():
+            gone.pop(item_id, None)
+    return list(gone.values())
 
 
 def _settled(entry: LiveItem, bundles: Sequence[ContentBundle]) -> bool:

@@ -14,7 +14,7 @@ A put is durable and queued for the workers in one step. A worker writes what it
 the content that is still there, and that is a change of its own, so that a follower who asks for
 what changed after the number that it knows learns of it. Nothing is ever missed and nothing needs
 a log: the state itself is numbered. When the main index is built anew, what went into it leaves
-here; deletions stay, for the models still know the item.
+here; deletions stay while anything knows the item that may come into service.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ MAX_LIVE = 20_000
 and held by every replica."""
 
 MAX_DELETED = 100_000
-"""The most deletions that are remembered. A fold forgets those of items that nothing in service
-knows any more."""
+"""The most deletions that are remembered. A fold forgets those of items that no version of a space
+or model knows any more, and no job that has not ended."""
 
 STEP = 1000
 """Changes that are read at a time."""
@@ -128,7 +128,7 @@ class LiveItems:
         if number == scripts.LIVE_FULL:
             raise Overloaded(
                 f"{MAX_DELETED} deletions are remembered already: train and embed anew without the "
-                "deleted items, then `recsys items fold`"
+                "deleted items, remove the versions that know them, then `recsys items fold`"
             )
         return number
 

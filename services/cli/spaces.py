@@ -8,7 +8,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from services.cli.console import AsJson, out, print_json, print_rows, short
+from services.cli.console import AsJson, err, out, print_json, print_rows, short
 
 if TYPE_CHECKING:
     from recsys.registry import Spaces
@@ -17,6 +17,9 @@ NAME = "spaces"
 app = typer.Typer(
     help="The versions of each content space, and which one is in service.", no_args_is_help=True
 )
+
+SHOWN = 5
+"""How many of the items that a version lacks are named."""
 
 SpaceName = Annotated[str, typer.Argument(help="A name that `recsys spaces list` shows.")]
 
@@ -82,12 +85,31 @@ def activate(
     name: SpaceName, version: Annotated[str, typer.Argument(help="The version to serve.")]
 ) -> None:
     """Verify a version and put it into service; running servers swap to it by themselves."""
-    open_spaces().activate(name, version)
+    spaces = open_spaces()
+    before = spaces.active(name)
+    spaces.activate(name, version)
     out.print(f"{name} {version} is in service.", markup=False)
+    _warn_of_lost(spaces, name, before, version)
 
 
 @app.command()
 def rollback(name: SpaceName) -> None:
     """Go back to the version that was in service before."""
-    version = open_spaces().rollback(name)
+    spaces = open_spaces()
+    before = spaces.active(name)
+    version = spaces.rollback(name)
     out.print(f"{name} {version} is in service again.", markup=False)
+    _warn_of_lost(spaces, name, before, version)
+
+
+def _warn_of_lost(spaces: Spaces, name: str, before: str | None, after: str) -> None:
+    """Tell of items that were folded into the version that was in service, and are nowhere now."""
+    lost = [] if before is None else spaces.lost(name, before, after)
+    if lost:
+        shown = ", ".join(lost[:SHOWN]) + (", …" if len(lost) > SHOWN else "")
+        err.print(
+            f"{len(lost):,} items that were put in over the API are in {before}, and not as they "
+            f"were said last in {after}: {shown}. Put them in again with `recsys items put`, or go "
+            f"back with `recsys spaces activate {name} {before}`.",
+            markup=False,
+        )

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pyarrow as pa
+
+from recsys.data.dataset import ITEMS_SCHEMA, write_dataset
 from services.item_schemas import ItemState
-from tests.films import add_pictures
+from services.jobs import Jobs
+from tests.films import add_pictures, films
 from tests.planted import Planted, add_fitted
 from tests.shop import Shop, item
 
@@ -18,20 +24,45 @@ def test_a_fold_moves_what_is_embedded_into_the_main_index(shop: Shop) -> None:
     bundle = shop.spaces.open_active("text")
     assert "new" in bundle.items
     assert "space-1" not in bundle.items
-    assert shop.run(shop.items.all()) == []  # and nothing knows the deleted item any more
+    assert shop.live() == ["space-1"]  # which the version before still knows
     after = [shop.found(words, 36) for words in ("comet strikes", "pudding", "rocket orbit")]
     assert after == before
 
 
-def test_a_fold_keeps_the_deletion_of_what_a_model_still_knows(
-    shop: Shop, planted: Planted
-) -> None:
-    add_fitted(shop.models, "popularity", planted)
-    for item_id in ("space-1", "comedy-1"):
+def test_a_fold_forgets_the_deletion_of_what_nothing_knows(shop: Shop) -> None:
+    for item_id in ("nobody-knows-it", "space-1"):
         shop.run(shop.items.delete(item_id))
-    folded = shop.fold()
-    assert folded.hidden == 1
-    assert shop.live() == ["comedy-1"]
+    assert shop.fold().hidden == 1
+    assert shop.live() == ["space-1"]
+
+
+def test_a_fold_keeps_the_deletion_of_what_a_model_knows(shop: Shop, planted: Planted) -> None:
+    add_fitted(shop.models, "popularity", planted)
+    shop.run(shop.items.delete(planted.catalogue["item_id"][0].as_py()))
+    assert shop.fold().hidden == 1
+
+
+def test_a_deleted_item_stays_hidden_after_a_fold_and_a_rollback(shop: Shop) -> None:
+    shop.run(shop.items.delete("space-1"))
+    shop.fold()
+    shop.fold()
+    assert shop.spaces.rollback("text") == "v0001"
+    assert "space-1" in shop.spaces.open_active("text").items
+    assert "space-1" not in shop.found("rocket orbit", 36)
+
+
+def test_an_item_deleted_after_its_job_was_submitted_stays_hidden(
+    shop: Shop, tmp_path: Path
+) -> None:
+    catalogue = films().slice(0, 1).set_column(0, "item_id", pa.array(["late"]))
+    write_dataset(tmp_path / "films", [], catalogue.cast(ITEMS_SCHEMA), "a test")
+
+    async def submit() -> None:
+        await Jobs(shop.redis, shop.settings, shop).submit(tmp_path / "films", {"text": "hashing"})
+
+    shop.run(submit())
+    shop.run(shop.items.delete("late"))
+    assert shop.fold().hidden == 1
 
 
 def test_a_fold_of_nothing_builds_nothing(shop: Shop) -> None:
