@@ -37,6 +37,10 @@ logger = logging.getLogger(__name__)
 LOCK = ".folding"
 """In the folder of the spaces; held by whoever makes the next version of one until it is active."""
 
+KEPT = 3
+"""Versions of a space that stay when the next one is active: so many of the newest, and so many
+that a rollback leads to."""
+
 
 @dataclass(frozen=True)
 class Folded:
@@ -166,4 +170,5 @@ def _fold_one(spaces: Spaces, bundle: ContentBundle, entries: Sequence[LiveItem]
         ),
     )
     spaces.activate(bundle.name, version)
+    spaces.prune(bundle.name, KEPT)
     return version

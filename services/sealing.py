@@ -29,7 +29,7 @@ from recsys.data.dataset import ITEMS_SCHEMA
 from recsys.embedding_store import NOWHERE, EmbeddingStore, Vectors, hash_words
 from recsys.registry import Spaces
 from recsys.retrieval.index import Index
-from services.folding import LOCK
+from services.folding import KEPT, LOCK
 from services.item_schemas import Item
 from services.job_folder import PROBLEMS_SCHEMA, JobFolder, JobSpec, Report, SpaceReport, SpaceSpec
 from services.live_catalogue import items_of
@@ -154,6 +154,7 @@ async def _publish(
             *(left, name),
         )
     await asyncio.to_thread(spaces.activate, name, version)
+    await asyncio.to_thread(spaces.prune, name, KEPT)
     logger.info("the job %s became %s %s", spec.id, name, version)
     manifest = spaces.manifest(name, version)
     return SpaceReport(

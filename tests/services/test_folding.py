@@ -116,3 +116,11 @@ def test_a_fold_tells_followers_to_read_anew(shop: Shop) -> None:
     before = shop.run(shop.items.changes(0)).generation
     shop.fold()
     assert shop.run(shop.items.changes(0)).generation == before + 1
+
+
+def test_folds_leave_the_newest_versions_and_no_more(shop: Shop) -> None:
+    for number in range(6):
+        shop.put(item(f"i{number}"))
+        shop.embed()
+        shop.fold()
+    assert shop.spaces.versions("text") == ["v0004", "v0005", "v0006", "v0007"]

@@ -428,6 +428,18 @@ def test_a_job_that_is_sealed_twice_makes_one_version(play: Play) -> None:
     play(story)
 
 
+def test_jobs_leave_the_newest_versions_and_no_more(play: Play) -> None:
+    async def story(desk: Desk) -> None:
+        async with desk.worker():
+            for number in range(6):
+                data = films(desk.folder / str(number), [f"film {number}"])
+                await desk.ended(await desk.jobs.submit(data, TEXT))
+        versions = Spaces(desk.settings.spaces_dir).versions("text")
+        assert versions == ["v0003", "v0004", "v0005", "v0006"]
+
+    play(story)
+
+
 def test_a_sealing_waits_for_a_fold_and_no_try_is_counted(
     play: Play, caplog: pytest.LogCaptureFixture
 ) -> None:
