@@ -318,6 +318,7 @@ def embed_rows() -> None:
     from infra.settings import load_settings
     from services.embedding import Embedding
     from services.job_ledger import Ledger, Task
+    from services.live_items import LiveItems
     from services.worker import Worker
 
     settings = load_settings(state_dir=Path(sys.argv[1]))
@@ -326,7 +327,8 @@ def embed_rows() -> None:
     async def work() -> None:
         redis, stop = connect_async(os.environ[REDIS_URL]), asyncio.Event()
         ledger = Ledger(redis, settings)
-        embedding = Embedding(ledger, settings, DigestEncoders())
+        live = LiveItems(redis, settings.namespace, max_backlog=settings.max_backlog)
+        embedding = Embedding(ledger, live, settings, DigestEncoders())
 
         async def answer(bodies: Sequence[bytes]) -> list[None]:
             if any(Task.load(body).chunk is None for body in bodies):

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 UNFINISHED = ".unfinished-"
 """What the names of files and folders still being written start with. One that a crash left
 behind is in nobody's way and may be deleted."""
+
+_TURN_S = 0.2
+"""Seconds between two tries for a lock that another holds."""
 
 
 @contextmanager
@@ -69,6 +73,19 @@ def exclusive(path: Path) -> Iterator[None]:
     """
     with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+
+
+@asynccontextmanager
+async def exclusive_in_turn(path: Path) -> AsyncIterator[None]:
+    """As `exclusive`, once nobody else holds it."""
+    with ExitStack() as held:
+        while True:
+            try:
+                held.enter_context(exclusive(path))
+                break
+            except BlockingIOError:
+                await asyncio.sleep(_TURN_S)
         yield
 
 

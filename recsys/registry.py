@@ -27,7 +27,7 @@ from infra.errors import RecsysError
 from infra.storage import UNFINISHED, atomic_file
 from recsys.bridge_bundle import BridgeBundle, BridgeManifest
 from recsys.bundle import Bundle
-from recsys.content_bundle import ContentBundle, ContentManifest
+from recsys.content_bundle import HASH, LIVE, ContentBundle, ContentManifest
 from recsys.sealed_folder import SealedManifest
 
 POINTER = "ACTIVE"
@@ -50,6 +50,7 @@ class _Pointer(BaseModel):
 
 
 AnyBundle = TypeVar("AnyBundle")
+Read = TypeVar("Read")
 
 
 class Versions(ABC, Generic[AnyBundle]):
@@ -120,6 +121,7 @@ class Versions(ABC, Generic[AnyBundle]):
         """Put a version into service once it verifies; otherwise raise, and change nothing."""
         self.read(self.path(name, version))
         with self._lock(name):
+            self.path(name, version)  # is still there
             pointer = self._pointer(name)
             if pointer is None:
                 self._point(name, _Pointer(version=version))
@@ -148,6 +150,32 @@ class Versions(ABC, Generic[AnyBundle]):
             self._point(name, _Pointer(version=version, before=before))
         return version
 
+    def activated(self, name: str) -> list[str]:
+        """The versions that were in service, as far back as a rollback leads, and the one that is:
+        the last."""
+        pointer = self._pointer(name)
+        return [] if pointer is None else [*pointer.before, pointer.version]
+
+    def prune(self, name: str, keep: int) -> list[str]:
+        """Delete the versions of a name but the newest `keep`, the active one, and those that so
+        many steps back lead to; returns them.
+
+        Who has one open goes on with it: its files are mapped or read, and stay until then.
+        """
+        with self._lock(name):
+            pointer = self._pointer(name)
+            steps = [] if pointer is None else [*pointer.before[-keep:], pointer.version]
+            versions = self.versions(name)
+            kept = {*versions[-keep:], *steps}
+            gone = [version for version in versions if version not in kept]
+            if pointer is not None and gone:
+                before = [version for version in pointer.before if version in kept]
+                self._point(name, _Pointer(version=pointer.version, before=before))
+            for version in gone:  # at once, so that nobody sees a half of it
+                draft = self._folder(name) / f"{UNFINISHED}{uuid.uuid4().hex}"
+                shutil.rmtree((self._folder(name) / version).rename(draft))
+        return gone
+
     def open(self, reference: str) -> AnyBundle:
         """The verified bundle of NAME@VERSION, or of NAME's active version."""
         name, _, version = reference.partition("@")
@@ -155,8 +183,8 @@ class Versions(ABC, Generic[AnyBundle]):
 
     def open_active(self, name: str) -> AnyBundle:
         """The verified bundle in service; raises RegistryError where none is."""
-        version = self.active(name)
-        if version is None:
+        bundle = self._of_active(name, self.read)
+        if bundle is None:
             versions = self.versions(name)
             if not versions:
                 known = ", ".join(self.names()) or "none yet"
@@ -165,7 +193,18 @@ class Versions(ABC, Generic[AnyBundle]):
                 f"no version of {name!r} is active; choose one with "
                 f"`recsys {self.command} activate {name} {versions[-1]}`"
             )
-        return self.read(self.path(name, version))
+        return bundle
+
+    def _of_active(self, name: str, read: Callable[[Path], Read]) -> Read | None:
+        """What is read of the version in service, None where none is; of the next one where that
+        went into service meanwhile and this one was deleted."""
+        while (version := self.active(name)) is not None:
+            try:
+                return read(self.path(name, version))
+            except Exception:
+                if self.active(name) == version:
+                    raise
+        return None
 
     def _folder(self, name: str) -> Path:
         if not _NAME.fullmatch(name):
@@ -242,8 +281,14 @@ class Spaces(Versions[ContentBundle]):
 
     def encoders(self) -> dict[str, ContentManifest]:
         """What each active version says of itself, by name: above all, of its encoder."""
-        active = ((name, self.active(name)) for name in self.names())
-        return {name: self.manifest(name, version) for name, version in active if version}
+        found = {name: self._of_active(name, ContentBundle.manifest_of) for name in self.names()}
+        return {name: manifest for name, manifest in found.items() if manifest is not None}
+
+    def lost(self, name: str, before: str, after: str) -> list[str]:
+        """The items put in over the API that one version has, and another has not, or has with
+        another content."""
+        held = set(_live(self.open(f"{name}@{after}")))
+        return [each[0] for each in _live(self.open(f"{name}@{before}")) if each not in held]
 
 
 class Bridges(Versions[BridgeBundle]):
@@ -258,6 +303,12 @@ class Bridges(Versions[BridgeBundle]):
     def manifest(self, name: str, version: str) -> BridgeManifest:
         """What a version says of itself, without a look at its weights."""
         return BridgeBundle.manifest_of(self.path(name, version))
+
+
+def _live(bundle: ContentBundle) -> list[tuple[str, bytes]]:
+    """The items that were put in over the API, with the hashes of their contents."""
+    live = bundle.catalogue.filter(bundle.catalogue[LIVE])
+    return list(zip(live["item_id"].to_pylist(), live[HASH].to_pylist(), strict=True))
 
 
 def _number(version: str) -> int:

@@ -62,7 +62,7 @@ class ActiveVersions(Generic[Opened]):
                 if reference in self._refused:
                     refused[reference] = failing[name] = self._refused[reference]
                 elif bundle is None or version != bundle.version:
-                    opened = self.registry.open(reference)
+                    opened = self.registry.open_active(name)
                     if self._check is not None:
                         self._check(name, opened)
                     bundle = opened

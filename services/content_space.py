@@ -12,7 +12,6 @@ from recsys.content_bundle import ContentBundle
 from recsys.data.vocabulary import UNKNOWN
 from services.filter_schemas import Filters
 from services.live_catalogue import LiveCatalogue
-from services.live_items import LiveItem
 from services.problems import Stale
 from services.schemas import Recommendation
 from services.search_schemas import SearchRequest, SpaceInfo
@@ -142,11 +141,6 @@ class ContentSpace:
                 ranking.ids, ranking.titles, ranking.scores, strict=True
             )
         ]
-
-    def current(self, entry: LiveItem) -> bool:
-        """Whether a live item's vector is of the encoder in service."""
-        vector = entry.vectors.get(self.bundle.space)
-        return vector is not None and vector.fingerprint == self.bundle.manifest.fingerprint
 
     def describe(self) -> SpaceInfo:
         manifest = self.bundle.manifest

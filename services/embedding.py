@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -27,13 +27,12 @@ from recsys.embedding_store import EmbeddingStore
 from services.job_folder import JobFolder, SpaceSpec, part_name
 from services.job_ledger import CANCELLED, GO, UNKNOWN, Ledger, Task
 from services.jobs import Encoders
+from services.live_items import LiveItems
+from services.patience import PICTURES_AT_ONCE, patiently_encoded
 from services.sealing import seal_job
 from services.spool import Contents, content_hash
 
 logger = logging.getLogger(__name__)
-
-PICTURES_AT_ONCE = 16
-"""The most pictures that are in memory together: they may be large."""
 
 
 class OtherEncoder(RecsysError):
@@ -66,7 +65,10 @@ class CatalogEncoders:
 class Embedding:
     """Answers the messages of the embedding jobs."""
 
-    def __init__(self, ledger: Ledger, settings: Settings, encoders: Encoders) -> None:
+    def __init__(
+        self, ledger: Ledger, live: LiveItems, settings: Settings, encoders: Encoders
+    ) -> None:
+        self._live = live
         self._ledger = ledger
         self._settings = settings
         self._encoders = encoders
@@ -90,7 +92,7 @@ class Embedding:
             return
         folder = JobFolder.named(self._settings.jobs_dir, task.job)
         if task.chunk is None:
-            await asyncio.to_thread(seal_job, folder, self._settings)
+            await seal_job(folder, self._settings, self._live)
             await self._ledger.sealed(task.job)
             folder.tidy()
         else:
@@ -150,47 +152,7 @@ def encode(
                 continue
             rows.append(row)
             read.append(name if encoder.space == "text" else content)
-        found, failures = _patiently_encoded(encoder, read)
+        found, failures = patiently_encoded(encoder, read)
         vectors[rows] = found
         problems.update({rows[each]: why for each, why in failures.items()})
     return vectors, problems
-
-
-def _patiently_encoded(
-    encoder: Encoder[Any], contents: Sequence[Any]
-) -> tuple[NDArray[np.float32], dict[int, str]]:
-    """The vectors, and why some have none: a content over which the encoder fails is found by
-    encoding one by one. Raises what the encoder does if the contents are not at fault."""
-    try:
-        return _checked(encoder, contents)
-    except Exception:
-        if len(contents) < 2:
-            raise
-        logger.warning("%d contents failed together; encoding one by one", len(contents))
-    vectors = np.zeros((len(contents), encoder.dim), np.float32)
-    problems: dict[int, str] = {}
-    for row, content in enumerate(contents):
-        try:
-            vectors[row : row + 1], found = _checked(encoder, [content])
-        except Exception as error:  # noqa: BLE001 - it is told again below if it is no content's
-            problems[row] = f"the encoder failed over it: {type(error).__name__}: {error}"
-        else:
-            if found:
-                problems[row] = found[0]
-    # One that fails over what it has encoded, or over everything, is out of order itself.
-    good = next((row for row in range(len(contents)) if row not in problems), 0)
-    _checked(encoder, [contents[good]])
-    return vectors, problems
-
-
-def _checked(
-    encoder: Encoder[Any], contents: Sequence[Any]
-) -> tuple[NDArray[np.float32], dict[int, str]]:
-    """What the encoder gives; a vector that is not finite is none."""
-    if not contents:
-        return np.zeros((0, encoder.dim), np.float32), {}
-    encoded = encoder.encode(contents)
-    problems: Mapping[int, str] = encoded.failures
-    for row in np.flatnonzero(~np.isfinite(encoded.vectors).all(axis=1)).tolist():
-        problems = {row: "the encoder gave a vector that is not finite", **problems}
-    return encoded.vectors, dict(problems)

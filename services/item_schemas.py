@@ -125,7 +125,7 @@ class ItemState(StrEnum):
     """How far an item is in a content space."""
 
     PENDING = "pending"
-    """Not embedded yet."""
+    """Not embedded yet; `reasons` says why where it was tried and is going to be tried again."""
 
     READY = "ready"
     """Embedded, and found."""
@@ -154,7 +154,7 @@ class ItemReply(ReplyBody):
     """For each content space in service, how far the item is in it."""
 
     reasons: dict[str, str] = Field({})
-    """Why it failed, for each space in which it did."""
+    """Why it failed, or was not embedded yet, for each space in which that is so."""
 
     models: list[str] = Field([])
     """The models that know it, learnt or bridged."""

@@ -135,8 +135,12 @@ class SpaceReport(BaseModel):
     carried: int
     """Of these, live items of the version before."""
 
+    returned: int = 0
+    """Live items that are not in it, since another encoder embedded them, and were put back among
+    those that wait to be embedded."""
+
     left: int
-    """Live items of the version before that are not in it, since another encoder embedded them."""
+    """Such items for which there was no room."""
 
     problems: int
     """Items that have a content and no vector."""

@@ -58,9 +58,12 @@ class JobSpace(BaseModel):
     problems: int | None
     """Items that have a content and no vector, once the job is done."""
 
+    returned: int | None
+    """Live items that are not in that bundle, since another encoder embedded them, and were put
+    back among those that wait to be embedded."""
+
     left: int | None
-    """Live items of the version before that are not in that bundle, since another encoder embedded
-    them: to be put in again."""
+    """Such items for which there was no room: to be put in again."""
 
 
 class Job(BaseModel):
@@ -123,6 +126,7 @@ def _space(spec: SpaceSpec, report: SpaceReport | None) -> JobSpace:
         version=None if report is None else report.version,
         vectors=None if report is None else report.items,
         problems=None if report is None else report.problems,
+        returned=None if report is None else report.returned,
         left=None if report is None else report.left,
     )
 

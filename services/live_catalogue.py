@@ -20,7 +20,7 @@ from recsys.data.dataset import ITEMS_SCHEMA
 from recsys.data.vocabulary import UNKNOWN, Vocabulary
 from recsys.retrieval.rules import Rules
 from services.item_schemas import Item
-from services.live_items import LiveItem
+from services.live_item import LiveItem
 from services.shelf import Shelf, flat
 
 
@@ -137,3 +137,12 @@ def items_table(items: Sequence[Item]) -> pa.Table:
         ],
         schema=ITEMS_SCHEMA,
     )
+
+
+def items_of(table: pa.Table) -> list[Item]:
+    """The items of a table by ITEMS_SCHEMA, all of which were put in over the API."""
+    items = []
+    for row in table.select(ITEMS_SCHEMA.names).to_pylist():
+        attributes = orjson.loads(row.pop("attributes") or "{}")
+        items.append(Item(**row | {"tags": row["tags"] or [], "attributes": attributes}))
+    return items

@@ -1,41 +1,34 @@
 """What a worker does with items that were put in: embeds them by the encoders in service.
 
 What has the same content hash and fingerprint as the vector that is there is not embedded again. A
-result is written for the content that is still there, and only then is the message acknowledged:
-done twice, it is the same.
+result is written for the content that is still there, a few items at a time, and only then is the
+message acknowledged: done twice, it is the same.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from encoders.item_text import item_texts
-from infra.errors import RecsysError
 from infra.roots import Roots, Unreadable
 from recsys.content_bundle import ContentManifest
-from recsys.registry import Registry, Spaces
-from services.folding import fold_live
-from services.item_schemas import MAX_PICTURE, ItemState
+from recsys.registry import Spaces
+from services.item_schemas import ItemState
 from services.jobs import Encoders
 from services.live_catalogue import items_table
-from services.live_items import Embedding, LiveItem, LiveItems, LiveVector, puts_of
+from services.live_item import Embedding, LiveItem, LiveVector
+from services.live_items import LiveItems, puts_of
+from services.patience import PICTURES_AT_ONCE, patiently_encoded
 from services.query_encoder import encoder_of
+from services.spool import MAX_PICTURE, content_hash
 
 logger = logging.getLogger(__name__)
 
-WATCH_S = 2.0
-"""Seconds between two looks whether another encoder is in service, or there is much to fold."""
-
-FOLD_AT = 5000
-"""Live items, ready to be, from which on they are folded into the main indexes."""
-
-FOLD_PAUSE_S = 60.0
-"""Seconds between two looks whether so many are."""
+AT_ONCE = {"text": 256, "image": PICTURES_AT_ONCE}
+"""The most items that are read, embedded and stored together, by space."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +45,7 @@ class _Content:
     @property
     def content_hash(self) -> bytes:
         content = self.content.encode() if isinstance(self.content, str) else self.content
-        return hashlib.sha256(content or b"").digest()[:16]
+        return content_hash(content or b"")
 
 
 class LiveEmbedder:
@@ -62,15 +55,12 @@ class LiveEmbedder:
         self,
         items: LiveItems,
         spaces: Spaces,
-        models: Registry,
         encoders: Encoders,
         roots: Roots,
     ) -> None:
-        """models: those in service beside the spaces. roots: where pictures may lie."""
+        """roots: where pictures may lie."""
         self._items = items
         self._spaces = spaces
-        self._models = models
-        self._next_fold = 0.0
         self._encoders = encoders
         self._roots = roots
 
@@ -81,92 +71,65 @@ class LiveEmbedder:
             for item_id, put in puts_of(body).items():
                 puts[item_id] = max(put, puts.get(item_id, 0))
         found = await self._items.read(list(puts))
-        current = [
-            each for each in found if each.item is not None and each.put == puts[each.item_id]
-        ]
+        current = [each for each in found if each.put == puts[each.item_id]]
         manifests = await asyncio.to_thread(self._spaces.encoders)
         for space, manifest in manifests.items():
-            embeddings = await asyncio.to_thread(self._embedded, space, manifest, current)
-            if embeddings:
+            waiting = _waiting(current, space, manifest)
+            for start in range(0, len(waiting), AT_ONCE[space]):
+                some = waiting[start : start + AT_ONCE[space]]
+                embeddings = await asyncio.to_thread(self._embedded, space, manifest, some)
                 await self._items.store(space, embeddings)
         return [None] * len(bodies)
 
     async def give_up(self, body: bytes, reason: str) -> None:
-        """Say of the items that a message names, and that wait, why they are not embedded."""
+        """Say of the items that a message names, and that wait, why they still do."""
         puts = puts_of(body)
         found = await self._items.read(list(puts))
-        for space in await asyncio.to_thread(self._spaces.encoders):
-            waiting = [each for each in found if each.states[space] is ItemState.PENDING]
-            told = [
-                Embedding(each.item_id, each.put, reason=reason) for each in waiting if each.put
-            ]
-            if told:
-                await self._items.store(space, told)
-
-    async def watch(self, stop: asyncio.Event) -> None:
-        """Until `stop` is set, queue the live items again whenever another encoder has gone into
-        service, and fold them when they are many."""
-        known: Mapping[str, str] = {}
-        while not stop.is_set():
-            try:
-                known = await self._look(known)
-            except RecsysError as error:
-                logger.warning("the live items cannot be looked after: %s", error)
-            try:
-                await asyncio.wait_for(stop.wait(), WATCH_S)
-            except TimeoutError:
-                continue
-
-    async def _look(self, known: Mapping[str, str]) -> Mapping[str, str]:
+        current = [each for each in found if each.put == puts[each.item_id]]
         manifests = await asyncio.to_thread(self._spaces.encoders)
-        now = {name: manifest.fingerprint for name, manifest in manifests.items()}
-        if now != known:
-            behind = [each for each in await self._items.all() if _behind(each, now)]
-            await self._items.requeue(behind)
-        if now and time.monotonic() >= self._next_fold:
-            self._next_fold = time.monotonic() + FOLD_PAUSE_S
-            await self._fold_many(now)
-        return now
-
-    async def _fold_many(self, fingerprints: Mapping[str, str]) -> None:
-        if await self._items.count() < FOLD_AT:
-            return
-        entries = await self._items.all()
-        ready = [each for each in entries if each.vectors and not _behind(each, fingerprints)]
-        if len(ready) >= FOLD_AT:
-            folded = await fold_live(self._items, self._spaces, self._models)
-            logger.info("folded %d live items", folded.folded)
+        for space, manifest in manifests.items():
+            waiting = _waiting(current, space, manifest)
+            told = [Embedding(each.item_id, each.put, reason=reason) for each in waiting]
+            await self._items.store(space, told)
 
     def _embedded(
         self, space: str, manifest: ContentManifest, items: Sequence[LiveItem]
     ) -> list[Embedding]:
-        """What became of the items that have not been embedded by this encoder as they are."""
+        """What became of items that wait for this encoder."""
         contents = self._texts(items) if space == "text" else self._pictures(items)
         embeddings, wanted = [], []
         for each in contents:
             vector = each.item.vectors.get(space)
             if each.content is None:
-                embeddings.append(Embedding(each.item.item_id, each.item.put, reason=each.reason))
+                embeddings.append(
+                    Embedding(
+                        each.item.item_id,
+                        each.item.put,
+                        reason=each.reason,
+                        failed_by=manifest.fingerprint,
+                    )
+                )
             elif vector is None or not (
                 vector.fingerprint == manifest.fingerprint
                 and vector.content_hash == each.content_hash
             ):
                 wanted.append(each)
-            elif each.item.states[space] is not ItemState.READY:
+            else:
                 embeddings.append(Embedding(each.item.item_id, each.item.put, vector=vector))
         if not wanted:
             return embeddings
         encoder = encoder_of(self._encoders, manifest)
-        encoded = encoder.encode([each.content for each in wanted])
+        vectors, problems = patiently_encoded(encoder, [each.content for each in wanted])
         for row, each in enumerate(wanted):
-            reason = encoded.failures.get(row)
-            vector = LiveVector(encoder.fingerprint, each.content_hash, encoded.vectors[row])
+            reason = problems.get(row)
+            vector = LiveVector(encoder.fingerprint, each.content_hash, vectors[row])
             embeddings.append(
                 Embedding(
                     each.item.item_id,
                     each.item.put,
                     vector=vector if reason is None else None,
                     reason=reason,
+                    failed_by=encoder.fingerprint,
                 )
             )
         return embeddings
@@ -190,14 +153,7 @@ class LiveEmbedder:
             return _Content(item, None, error.message)
 
 
-def _behind(item: LiveItem, fingerprints: Mapping[str, str]) -> bool:
-    """Whether a live item waits for a vector of an encoder in service."""
-    if item.item is None:
-        return False
-    for space, fingerprint in fingerprints.items():
-        vector = item.vectors.get(space)
-        if item.states[space] is ItemState.PENDING:
-            return True
-        if vector is not None and vector.fingerprint != fingerprint:
-            return True
-    return False
+def _waiting(items: Sequence[LiveItem], space: str, manifest: ContentManifest) -> list[LiveItem]:
+    """Those that wait for a vector of the encoder of a space."""
+    fingerprint = manifest.fingerprint
+    return [each for each in items if each.state_by(space, fingerprint) is ItemState.PENDING]

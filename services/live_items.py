@@ -7,12 +7,14 @@
     <namespace>:items:generation        how often live items were dropped
     <namespace>:items:states:<space>    hash, item id → how far it is in the space
     <namespace>:items:vectors:<space>   hash, item id → fingerprint, content hash, vector
+    <namespace>:items:queued-for        JSON, space → fingerprint of the encoder last queued for
+    <namespace>:items:keeper            which worker looks after them; expires
 
 A put is durable and queued for the workers in one step. A worker writes what it embedded only for
 the content that is still there, and that is a change of its own, so that a follower who asks for
 what changed after the number that it knows learns of it. Nothing is ever missed and nothing needs
 a log: the state itself is numbered. When the main index is built anew, what went into it leaves
-here; deletions stay, for the models still know the item.
+here; deletions stay while anything knows the item that may come into service.
 """
 
 from __future__ import annotations
@@ -21,14 +23,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import orjson
-from numpy.typing import NDArray
 
 from encoders.catalog import SPACES
 from infra.redis import AsyncRedis, reaching
 from services import live_scripts as scripts
-from services.item_schemas import Item, ItemState
+from services.item_schemas import Item
+from services.live_item import Embedding, LiveItem
 from services.problems import Overloaded
 
 MAX_LIVE = 20_000
@@ -36,55 +37,15 @@ MAX_LIVE = 20_000
 and held by every replica."""
 
 MAX_DELETED = 100_000
-"""The most deletions that are remembered. A fold forgets those of items that nothing in service
-knows any more."""
+"""The most deletions that are remembered. A fold forgets those of items that no version of a space
+or model knows any more, and no job that has not ended."""
 
 STEP = 1000
 """Changes that are read at a time."""
 
-
-@dataclass(frozen=True, eq=False)
-class LiveVector:
-    """An item's vector in one space."""
-
-    fingerprint: str
-    """The encoder's."""
-
-    content_hash: bytes
-    """16 bytes, of what was encoded."""
-
-    vector: NDArray[np.float32]
-    """Float32[D]."""
-
-    def dump(self) -> bytes:
-        return b"\0".join((self.fingerprint.encode(), self.content_hash + self.vector.tobytes()))
-
-    @classmethod
-    def load(cls, value: bytes) -> LiveVector:
-        fingerprint, _, rest = value.partition(b"\0")
-        return cls(fingerprint.decode(), rest[:16], np.frombuffer(rest[16:], np.float32))
-
-
-@dataclass(frozen=True, eq=False)
-class LiveItem:
-    """An item as it is now, or that it was deleted."""
-
-    item_id: str
-    number: int
-    """Of its newest change."""
-
-    put: int
-    """The number of the put that described it; 0 for a deletion."""
-
-    item: Item | None
-    """None where it was deleted."""
-
-    vectors: Mapping[str, LiveVector]
-    """By space; not there where it has none, or none yet."""
-
-    states: Mapping[str, ItemState]
-    reasons: Mapping[str, str]
-    """Why it failed, by space."""
+RETRIED = 100
+"""The most items in a message that were given up before: one may be the death of its worker, and
+keeps the others of its message waiting."""
 
 
 @dataclass(frozen=True)
@@ -104,19 +65,6 @@ class Changes:
     """Whether there may be changes past `number` already."""
 
 
-@dataclass(frozen=True, eq=False)
-class Embedding:
-    """What became of an item's content in a space."""
-
-    item_id: str
-    put: int
-    """The number of the put that the content is of."""
-
-    vector: LiveVector | None = None
-    reason: str | None = None
-    """Why there is no vector; None beside no vector where there is no content of this sort."""
-
-
 class LiveItems:
     """The live items of one namespace."""
 
@@ -128,11 +76,14 @@ class LiveItems:
         self._key = f"{namespace}:items"
         self._max_backlog = max_backlog
         self._put: Any = redis.register_script(scripts.PUT)
+        self._put_back: Any = redis.register_script(scripts.PUT_BACK)
         self._delete: Any = redis.register_script(scripts.DELETE)
         self._store: Any = redis.register_script(scripts.STORE)
         self._changes: Any = redis.register_script(scripts.CHANGES)
         self._read: Any = redis.register_script(scripts.READ)
         self._drop: Any = redis.register_script(scripts.DROP)
+        self._retry: Any = redis.register_script(scripts.RETRY)
+        self._keep: Any = redis.register_script(scripts.KEEP)
 
     async def put(self, items: Sequence[Item]) -> int:
         """Keep the items and queue them for embedding, all or none; the number of the last change.
@@ -140,8 +91,7 @@ class LiveItems:
         Raises Overloaded where too many wait or are live already, and RedisUnavailable.
         """
         args: list[str | int | bytes] = [MAX_LIVE, self._max_backlog]
-        for item in items:
-            args += [item.item_id, orjson.dumps(item.model_dump(exclude={"item_id"}))]
+        args += _told(items)
         with reaching(self._redis):
             number = int(await self._put(keys=[*self._keys(), self.stream], args=args))
         if number == scripts.BACKLOG_FULL:
@@ -156,6 +106,18 @@ class LiveItems:
             )
         return number
 
+    async def put_back(self, items: Sequence[Item]) -> tuple[int, int]:
+        """Put items that went into a main index and have no place in the next one, but those that
+        are live or deleted now; how many, and for how many there was no room. Raises
+        RedisUnavailable."""
+        back = left = 0
+        for start in range(0, len(items), STEP):
+            args = [MAX_LIVE, *_told(items[start : start + STEP])]
+            with reaching(self._redis):
+                found = await self._put_back(keys=[*self._keys(), self.stream], args=args)
+            back, left = back + int(found[0]), left + int(found[1])
+        return back, left
+
     async def delete(self, item_id: str) -> int:
         """Remember that the item is gone; the number of the change.
 
@@ -166,7 +128,7 @@ class LiveItems:
         if number == scripts.LIVE_FULL:
             raise Overloaded(
                 f"{MAX_DELETED} deletions are remembered already: train and embed anew without the "
-                "deleted items, then `recsys items fold`"
+                "deleted items, remove the versions that know them, then `recsys items fold`"
             )
         return number
 
@@ -186,7 +148,7 @@ class LiveItems:
             number, generation, rows = await self._changes(
                 keys=self._keys(), args=[since, STEP, *SPACES]
             )
-        items = [_live_item(row) for row in rows]
+        items = [LiveItem.load(row) for row in rows]
         return Changes(items, int(number), int(generation), more=len(items) == STEP)
 
     async def all(self) -> list[LiveItem]:
@@ -203,20 +165,14 @@ class LiveItems:
         """Those of the items that are live or deleted. Raises RedisUnavailable."""
         with reaching(self._redis):
             rows = await self._read(keys=self._keys(), args=[len(item_ids), *item_ids, *SPACES])
-        return [_live_item(row) for row in rows]
+        return [LiveItem.load(row) for row in rows]
 
     async def store(self, space: str, embeddings: Sequence[Embedding]) -> int:
         """Write what became of the contents, where the items are still as they were put; returns
         for how many that was so. Raises RedisUnavailable."""
         args: list[str | int | bytes] = [space]
         for each in embeddings:
-            if each.vector is not None:
-                told: tuple[bytes, str] = (each.vector.dump(), ItemState.READY)
-            elif each.reason is not None:
-                told = (b"", f"{ItemState.FAILED}{each.reason}")
-            else:
-                told = (b"", ItemState.ABSENT)
-            args += [each.item_id, each.put, *told]
+            args += [each.item_id, each.put, *each.dump()]
         with reaching(self._redis):
             return int(await self._store(keys=self._keys(), args=args))
 
@@ -229,13 +185,36 @@ class LiveItems:
         with reaching(self._redis):
             return int(await self._drop(keys=self._keys(), args=args))
 
-    async def requeue(self, items: Sequence[LiveItem]) -> None:
-        """Queue items for embedding once more, such as for another encoder."""
+    async def kept_by(self, who: str, seconds: float) -> bool:
+        """Whether `who` is the one that keeps the live items, from now on for so long; not if
+        another one is. Raises RedisUnavailable."""
+        args = [who, int(1000 * seconds)]
         with reaching(self._redis):
-            for start in range(0, len(items), STEP):
-                named = {each.item_id: each.put for each in items[start : start + STEP] if each.put}
-                if named:
-                    await self._redis.xadd(self.stream, {"body": orjson.dumps({"items": named})})
+            return bool(await self._keep(keys=[f"{self._key}:keeper"], args=args))
+
+    async def queued_for(self) -> dict[str, str]:
+        """By space, the fingerprints of the encoders that `requeue` was last called for. Raises
+        RedisUnavailable."""
+        with reaching(self._redis):
+            found = await self._redis.get(f"{self._key}:queued-for")
+        encoders: dict[str, str] = {} if found is None else orjson.loads(found)
+        return encoders
+
+    async def requeue(self, items: Sequence[LiveItem], encoders: Mapping[str, str]) -> None:
+        """Queue items for embedding once more, since these encoders, fingerprints by space, are in
+        service now. Raises RedisUnavailable."""
+        with reaching(self._redis):
+            async with self._redis.pipeline(transaction=True) as pipe:
+                for start in range(0, len(items), STEP):
+                    named = {each.item_id: each.put for each in items[start : start + STEP]}
+                    pipe.xadd(self.stream, {"body": orjson.dumps({"items": named})})
+                pipe.set(f"{self._key}:queued-for", orjson.dumps(dict(encoders)))
+                await pipe.execute()
+
+    async def retry(self) -> int:
+        """Queue what was given up once more; how many items. Raises RedisUnavailable."""
+        with reaching(self._redis):
+            return int(await self._retry(keys=[*self._keys(), self.stream], args=[RETRIED]))
 
     def _keys(self) -> list[str]:
         key = self._key
@@ -248,25 +227,9 @@ def puts_of(body: bytes) -> dict[str, int]:
     return items
 
 
-def _live_item(row: Sequence[bytes]) -> LiveItem:
-    item_id, number, record, *rest = row
-    put, _, document = record.partition(b" ")
-    vectors, states, reasons = {}, {}, {}
-    for space, state, vector in zip(SPACES, rest[::2], rest[1::2], strict=True):
-        if vector:
-            vectors[space] = LiveVector.load(vector)
-        told = state.decode()
-        if told.startswith(ItemState.FAILED):
-            states[space], reasons[space] = ItemState.FAILED, told.removeprefix(ItemState.FAILED)
-        else:
-            states[space] = ItemState(told or ItemState.PENDING)
-    fields = orjson.loads(document) if document else None
-    return LiveItem(
-        item_id=item_id.decode(),
-        number=int(number),
-        put=int(put or 0),
-        item=None if fields is None else Item(item_id=item_id.decode(), **fields),
-        vectors=vectors,
-        states=states,
-        reasons=reasons,
-    )
+def _told(items: Sequence[Item]) -> list[str | bytes]:
+    """The id and the JSON of each."""
+    told: list[str | bytes] = []
+    for item in items:
+        told += [item.item_id, orjson.dumps(item.model_dump(exclude={"item_id"}))]
+    return told

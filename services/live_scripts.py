@@ -58,6 +58,29 @@ return number
 """
 )
 
+PUT_BACK = (
+    _CHANGED
+    + """
+-- KEYS[6]: the stream. ARGV: most live, then (id, JSON) of each. As PUT, of those that are neither
+-- live nor deleted, as far as there is room. Returns how many, and for how many there was none.
+local live, named, back, left = redis.call('HLEN', KEYS[1]), {}, 0, 0
+for i = 2, #ARGV, 2 do
+  local id = ARGV[i]
+  if redis.call('HEXISTS', KEYS[1], id) == 0 and redis.call('SISMEMBER', KEYS[2], id) == 0 then
+    if live + back < tonumber(ARGV[1]) then
+      named[id] = changed(id)
+      redis.call('HSET', KEYS[1], id, named[id] .. ' ' .. ARGV[i + 1])
+      back = back + 1
+    else
+      left = left + 1
+    end
+  end
+end
+if back > 0 then redis.call('XADD', KEYS[6], '*', 'body', cjson.encode({items = named})) end
+return {back, left}
+"""
+)
+
 DELETE = (
     _CHANGED
     + """
@@ -78,17 +101,18 @@ return changed(id)
 STORE = (
     _CHANGED
     + """
--- ARGV: the space, then (id, number of the put, vector or '', state) of each.
+-- ARGV: the space, then (id, number of the put, vector or '', state) of each. A vector of before
+-- stays, and is found, while the item waits for the next one.
 local stored = 0
 for i = 2, #ARGV, 4 do
   local id, put, vector, state = unpack(ARGV, i, i + 3)
   local record = redis.call('HGET', KEYS[1], id)
   if record and string.sub(record, 1, #put + 1) == put .. ' ' then
     redis.call('HSET', KEYS[1] .. ':states:' .. ARGV[1], id, state)
-    if vector == '' then
-      redis.call('HDEL', KEYS[1] .. ':vectors:' .. ARGV[1], id)
-    else
+    if vector ~= '' then
       redis.call('HSET', KEYS[1] .. ':vectors:' .. ARGV[1], id, vector)
+    elseif string.sub(state, 1, 7) ~= 'pending' then
+      redis.call('HDEL', KEYS[1] .. ':vectors:' .. ARGV[1], id)
     end
     changed(id)
     stored = stored + 1
@@ -146,4 +170,45 @@ for i = 2 + spaces, #ARGV, 2 do
 end
 if dropped > 0 then redis.call('INCR', KEYS[5]) end
 return dropped
+"""
+
+RETRY = (
+    _CHANGED
+    + """
+-- KEYS[6]: the stream. ARGV[1]: the most items in a message. Queues what was given up, which is
+-- then as if it had just been put. Returns how many items.
+local puts = {}
+for _, space in ipairs(spaces) do
+  local states = redis.call('HGETALL', KEYS[1] .. ':states:' .. space)
+  for i = 1, #states, 2 do
+    if string.sub(states[i + 1], 1, 7) == 'pending' then
+      redis.call('HDEL', KEYS[1] .. ':states:' .. space, states[i])
+      local record = redis.call('HGET', KEYS[1], states[i])
+      puts[states[i]] = tonumber(string.match(record, '^%d+'))
+    end
+  end
+end
+local named, waiting, all = {}, 0, 0
+local function queue()
+  if waiting > 0 then
+    redis.call('XADD', KEYS[6], '*', 'body', cjson.encode({items = named}))
+  end
+  named, waiting = {}, 0
+end
+for id, put in pairs(puts) do
+  named[id] = put
+  waiting, all = waiting + 1, all + 1
+  if waiting == tonumber(ARGV[1]) then queue() end
+end
+queue()
+return all
+"""
+)
+
+KEEP = """
+-- KEYS[1]: who keeps the live items. ARGV: who would, and for how many ms. Returns whether it does.
+local keeper = redis.call('GET', KEYS[1])
+if keeper and keeper ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1
 """

@@ -5,6 +5,7 @@ Sealing may be repeated: a version that the job made already is taken as it is.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from datetime import UTC, datetime
 from functools import partial
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from infra.errors import RecsysError
 from infra.settings import Settings
-from infra.storage import atomic_file, exclusive
+from infra.storage import atomic_file, exclusive_in_turn
 from recsys.content_bundle import (
     CONTENT_SCHEMA,
     LIVE,
@@ -28,8 +29,11 @@ from recsys.data.dataset import ITEMS_SCHEMA
 from recsys.embedding_store import NOWHERE, EmbeddingStore, Vectors, hash_words
 from recsys.registry import Spaces
 from recsys.retrieval.index import Index
-from services.folding import LOCK
+from services.folding import KEPT, LOCK
+from services.item_schemas import Item
 from services.job_folder import PROBLEMS_SCHEMA, JobFolder, JobSpec, Report, SpaceReport, SpaceSpec
+from services.live_catalogue import items_of
+from services.live_items import LiveItems
 
 logger = logging.getLogger(__name__)
 
@@ -38,31 +42,23 @@ class NothingEmbedded(RecsysError):
     """No content of a space has a vector."""
 
 
-class BeingSealed(RecsysError):
-    """Another worker seals the job, or builds the main indexes anew for another reason."""
-
-
-def seal_job(folder: JobFolder, settings: Settings) -> Report:
+async def seal_job(folder: JobFolder, settings: Settings, live: LiveItems) -> Report:
     """Add a content bundle for each space to the registry, activate them, and write the report.
 
+    Live items that another encoder embedded are put back among those that wait to be embedded.
+    Waits while another worker seals the job, or the main indexes are built anew for another reason.
     Memory: the vectors and the catalogue, as whoever searches them needs.
-    Raises NothingEmbedded, BrokenPart, BeingSealed.
+    Raises NothingEmbedded, BrokenPart, RedisUnavailable.
     """
-    spec = folder.spec()
-    try:
-        with exclusive(folder.path / ".sealing"):
-            report = folder.report()
-            if report is None:
-                report = _seal(folder, spec, settings)
-                folder.write_report(report)
-            return report
-    except BlockingIOError:
-        raise BeingSealed(
-            f"another worker seals the job {spec.id}, or builds the main indexes anew"
-        ) from None
+    async with exclusive_in_turn(folder.path / ".sealing"):
+        report = folder.report()
+        if report is None:
+            report = await _seal(folder, folder.spec(), settings, live)
+            folder.write_report(report)
+        return report
 
 
-def _seal(folder: JobFolder, spec: JobSpec, settings: Settings) -> Report:
+async def _seal(folder: JobFolder, spec: JobSpec, settings: Settings, live: LiveItems) -> Report:
     spaces = Spaces(settings.spaces_dir)
     spaces.root.mkdir(parents=True, exist_ok=True)
     reports: dict[str, SpaceReport] = {}
@@ -72,10 +68,10 @@ def _seal(folder: JobFolder, spec: JobSpec, settings: Settings) -> Report:
     ):
         for space in spec.spaces:
             store = EmbeddingStore(settings.embeddings_dir, space.space, space.fingerprint)
-            items, vectors, n_problems = _gather(folder, space, store, problems)
+            gathered = await asyncio.to_thread(_gather, folder, space, store, problems)
             # Beside a fold, of two versions that came after the same one the first would be lost.
-            with exclusive(spaces.root / LOCK):
-                reports[space.space] = _publish(spaces, spec, space, items, vectors, n_problems)
+            async with exclusive_in_turn(spaces.root / LOCK):
+                reports[space.space] = await _publish(spaces, spec, space, live, *gathered)
     return Report(ended=datetime.now(UTC), spaces=reports)
 
 
@@ -136,38 +132,64 @@ def _tell(
     return len(ids)
 
 
-def _publish(
+async def _publish(
+    spaces: Spaces,
+    spec: JobSpec,
+    space: SpaceSpec,
+    live: LiveItems,
+    items: pa.Table,
+    vectors: NDArray[np.float32],
+    n_problems: int,
+) -> SpaceReport:
+    """Add the space's next version, unless the job has made it, and activate it once the live items
+    that go out of service with the version before are live again."""
+    name = space.space
+    version = await asyncio.to_thread(_version, spaces, spec, space, items, vectors)
+    manifest = spaces.manifest(name, version)
+    done = version in spaces.activated(name)  # and what came after it must stay
+    going = [] if done else await asyncio.to_thread(_going, spaces, space)
+    returned, left = await live.put_back(going)
+    if left:
+        logger.warning(
+            "%d live items are not in the next version of the space %s, since another encoder "
+            "embedded them, and there is no room to put them back: put them in again",
+            *(left, name),
+        )
+    if not done:
+        await asyncio.to_thread(spaces.activate, name, version)
+        await asyncio.to_thread(spaces.prune, name, KEPT)
+    logger.info("the job %s became %s %s", spec.id, name, version)
+    return SpaceReport(
+        version=version,
+        items=manifest.index["n"],
+        carried=manifest.cost["carried"],
+        returned=returned,
+        left=left,
+        problems=n_problems,
+    )
+
+
+def _version(
     spaces: Spaces,
     spec: JobSpec,
     space: SpaceSpec,
     items: pa.Table,
     vectors: NDArray[np.float32],
-    n_problems: int,
-) -> SpaceReport:
-    """Add and activate the space's next version, unless the job has made it."""
+) -> str:
+    """The version that the job has made of a space, or makes now: what it made beside a later one
+    lacks what went into that."""
     name = space.space
+    active, activated = spaces.active(name), spaces.activated(name)
     for version in reversed(spaces.versions(name)):
         manifest = spaces.manifest(name, version)
-        if manifest.job == spec.id:
-            spaces.activate(name, version)
-            carried, left = manifest.cost["carried"], manifest.cost["left"]
-            n_items = manifest.index["n"]
-            return SpaceReport(
-                version=version, items=n_items, carried=carried, left=left, problems=n_problems
-            )
-    parent = spaces.open_active(name) if spaces.active(name) else None
-    live = np.flatnonzero(parent.catalogue[LIVE].to_numpy()) if parent else np.array([], np.int64)
-    carried = left = 0
+        if manifest.job == spec.id and (version in activated or manifest.parent == active):
+            return version
+    parent = None if active is None else spaces.open_active(name)
+    carried = 0
     if parent is not None and parent.manifest.fingerprint == space.fingerprint:
+        live = np.flatnonzero(parent.catalogue[LIVE].to_numpy())
         items, vectors = _with_live(parent, live, items, vectors)
         carried = len(live)
-    elif len(live):
-        left = len(live)
-        logger.warning(
-            "%d live items are not in the next version of the space %s: another encoder embedded "
-            "them. Put them in again",
-            *(left, name),
-        )
     index = Index.build(vectors, **parent.index.asked) if parent else Index.build(vectors)
     writer = partial(
         seal_content,
@@ -177,21 +199,27 @@ def _publish(
         items=items,
         index=index,
         data_fingerprint=spec.data_fingerprint,
-        cost={
-            "contents": space.contents,
-            "known": space.known,
-            "carried": carried,
-            "left": left,
-        },
+        cost={"contents": space.contents, "known": space.known, "carried": carried},
         job=spec.id,
         parent=None if parent is None else parent.version,
     )
-    version = spaces.add(name, writer)
-    spaces.activate(name, version)
-    logger.info("the job %s became %s %s", spec.id, name, version)
-    return SpaceReport(
-        version=version, items=len(items), carried=carried, left=left, problems=n_problems
-    )
+    return spaces.add(name, writer)
+
+
+def _going(spaces: Spaces, space: SpaceSpec) -> list[Item]:
+    """The live items in the main indexes that have a content for the space, where the version of it
+    in service is of another encoder than the next, or there is none."""
+    active = spaces.encoders()
+    if space.space in active and active[space.space].fingerprint == space.fingerprint:
+        return []
+    going: dict[str, Item] = {}
+    for name in active:
+        catalogue = spaces.open_active(name).catalogue
+        mask = catalogue[LIVE]
+        if space.space == "image":
+            mask = pc.and_(mask, catalogue["image"].is_valid())
+        going |= {item.item_id: item for item in items_of(catalogue.filter(mask))}
+    return list(going.values())
 
 
 def _with_live(

@@ -143,9 +143,7 @@ class Searcher:
         states = {}
         for name, space in self._spaces.items():
             if entry is not None and entry.item is not None:
-                states[name] = entry.states[name]
-                if states[name] is ItemState.READY and not space.current(entry):
-                    states[name] = ItemState.PENDING  # by the encoder that was there before
+                states[name] = entry.state_by(name, space.bundle.manifest.fingerprint)
             else:
                 known = len(space.main.known([item_id])) > 0
                 states[name] = ItemState.READY if known else ItemState.ABSENT

@@ -51,7 +51,7 @@ CHUNK = {"text": 512, "image": 64}
 """The most contents in a chunk: a few seconds of work for a core."""
 
 MAX_PICTURE = 20 << 20
-"""Bytes of the largest picture that is read."""
+"""Bytes of the largest picture of an item that is read, by a job or put in over the API."""
 
 READERS = 8
 """Pictures that are read at the same time."""

@@ -22,7 +22,7 @@ from infra.queue import UNBOUNDED, Queue
 from infra.redis import RedisUnavailable, connect_async
 from infra.roots import Roots
 from infra.settings import Settings
-from recsys.registry import Registry, Spaces
+from recsys.registry import Spaces
 from services.consumer import Answer, Consumer
 from services.job_ledger import Ledger
 from services.live_items import LiveItems
@@ -92,23 +92,20 @@ class Worker:
 async def work(
     settings: Settings, redis_url: str, stop: asyncio.Event, *, device: str | None = None
 ) -> None:
-    """Do what workers do until `stop` is set: embed what jobs ask for, and live items."""
+    """Do what workers do until `stop` is set: embed what jobs ask for, and live items, which one
+    of them keeps."""
     from services.embedding import CatalogEncoders, Embedding
     from services.live_embedding import LiveEmbedder
+    from services.live_keeper import LiveKeeper
 
     redis = connect_async(redis_url)
     try:
         ledger = Ledger(redis, settings)
         encoders = CatalogEncoders(device)
-        embedding = Embedding(ledger, settings, encoders)
         items = LiveItems(redis, settings.namespace, max_backlog=settings.max_backlog)
-        live = LiveEmbedder(
-            items,
-            Spaces(settings.spaces_dir),
-            Registry(settings.models_dir),
-            encoders,
-            Roots(settings.image_roots),
-        )
+        embedding = Embedding(ledger, items, settings, encoders)
+        spaces, roots = Spaces(settings.spaces_dir), Roots(settings.image_roots)
+        live = LiveEmbedder(items, spaces, encoders, roots)
         queue = Queue(
             redis,
             items.stream,
@@ -121,7 +118,7 @@ async def work(
         duties = [(ledger.queue(), embedding.answer, 1), (queue, live.answer, LIVE_AT_ONCE)]
         async with asyncio.TaskGroup() as group:
             group.create_task(Worker(duties, ledger, settings).run(stop))
-            group.create_task(live.watch(stop))
+            group.create_task(LiveKeeper(items, settings).watch(stop))
     finally:
         await redis.aclose()
 

@@ -25,6 +25,7 @@ from recsys.data.dataset import EVENTS_SCHEMA, write_dataset
 from recsys.registry import Registry
 from services.cluster import cluster
 from tests.planted import Planted, fill, plant
+from tests.shop import Shop
 
 # A shell switches Ctrl-C off for what it starts in the background, and processes hand that on:
 # the tests that press it would wait for ever.
@@ -111,3 +112,10 @@ def planted() -> Planted:
 def registry(planted: Planted, tmp_path_factory: pytest.TempPathFactory) -> Registry:
     """Every kind of model, active under its kind's name. Not to be changed."""
     return fill(Registry(tmp_path_factory.mktemp("models")), planted)
+
+
+@pytest.fixture
+def shop(redis_url: str, namespace: str, tmp_path: Path) -> Iterator[Shop]:
+    shop = Shop(redis_url, namespace, tmp_path)
+    yield shop
+    shop.close()

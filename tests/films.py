@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
+from PIL import Image
 
 from encoders.encoder import Encoder
 from encoders.item_text import item_texts
@@ -52,21 +55,46 @@ def add_space(
 ) -> Spaces:
     """Seal and activate the catalogue's vectors as a space; `live` items were put in over the
     API."""
-    spaces = Spaces(root)
     texts = item_texts(catalogue).to_pylist()
-    encoded = encoder.encode(texts)
-    hashes = [hashlib.sha256(text.encode()).digest()[:16] for text in texts]
+    return _add(root, name, encoder, catalogue, [text.encode() for text in texts], texts, live)
+
+
+def add_pictures(root: Path, encoder: Encoder[bytes]) -> Spaces:
+    """Seal and activate a space `image` of the first film alone, which is all red."""
+    content = picture("red")
+    return _add(root, "image", encoder, films().slice(0, 1), [content], [content])
+
+
+def picture(colour: str) -> bytes:
+    """A picture's file, all of one colour."""
+    file = io.BytesIO()
+    Image.new("RGB", (4, 4), colour).save(file, "PNG")
+    return file.getvalue()
+
+
+def _add(
+    root: Path,
+    name: str,
+    encoder: Encoder[Any],
+    catalogue: pa.Table,
+    files: Sequence[bytes],
+    contents: Sequence[Any],
+    live: Sequence[str] = (),
+) -> Spaces:
+    spaces = Spaces(root)
+    hashes = [hashlib.sha256(each).digest()[:16] for each in files]
     items = catalogue.append_column(HASH, pa.array(hashes, pa.binary(16)))
     items = items.append_column(LIVE, pc.is_in(items["item_id"], pa.array(live, pa.string())))
+    index = Index.build(encoder.encode(contents).vectors)
     version = spaces.add(
         name,
         lambda folder: seal_content(
             folder,
-            space="text",
+            space=name,
             encoder=encoder.name,
             fingerprint=encoder.fingerprint,
             items=items.cast(CONTENT_SCHEMA),
-            index=Index.build(encoded.vectors),
+            index=index,
             data_fingerprint="films",
             cost={},
         ),

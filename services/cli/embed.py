@@ -157,10 +157,15 @@ def _tell(job: Job) -> None:
             f"[bold]{space.space} {space.version}[/] is in service: {space.vectors:,} of "
             f"{job.items:,} items by {escape(space.model)}"
         )
+        if space.returned:
+            out.print(
+                f"  {space.returned:,} items that were put in over the API wait for the workers: "
+                "another encoder had embedded them"
+            )
         if space.left:
             err.print(
-                f"[yellow]note:[/] {space.left:,} live items are not in it, since another encoder "
-                "embedded them: put them in again with [bold]recsys items put[/]"
+                f"[yellow]note:[/] {space.left:,} more have no room beside it: put them in again "
+                "with [bold]recsys items put[/] after [bold]recsys items fold[/]"
             )
         if space.problems:
             out.print(

@@ -94,7 +94,6 @@ def fold(as_json: AsJson = False) -> None:
 
     from infra.redis import connect_async, redis_server
     from infra.settings import load_settings
-    from recsys.registry import Registry, Spaces
     from services.folding import Folded, fold_live
     from services.live_items import LiveItems
 
@@ -104,9 +103,7 @@ def fold(as_json: AsJson = False) -> None:
         redis = connect_async(redis_url)
         try:
             items = LiveItems(redis, settings.namespace, max_backlog=settings.max_backlog)
-            return await fold_live(
-                items, Spaces(settings.spaces_dir), Registry(settings.models_dir)
-            )
+            return await fold_live(items, settings)
         finally:
             await redis.aclose()
 

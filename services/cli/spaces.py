@@ -8,7 +8,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from services.cli.console import AsJson, out, print_json, short
+from services.cli.console import AsJson, err, out, print_json, short
 from services.cli.versions import add_commands
 
 if TYPE_CHECKING:
@@ -18,6 +18,9 @@ NAME = "spaces"
 app = typer.Typer(
     help="The versions of each content space, and which one is in service.", no_args_is_help=True
 )
+
+SHOWN = 5
+"""How many of the items that a version lacks are named."""
 
 
 def open_spaces() -> Spaces:
@@ -34,11 +37,25 @@ def _told(spaces: Spaces, name: str, version: str) -> dict[str, object]:
     return {"encoder": manifest.encoder, "items": index["n"], "index": index["type"]}
 
 
+def _warn_of_lost(spaces: Spaces, name: str, before: str | None, after: str) -> None:
+    """Tell of items that were folded into the version that was in service, and are nowhere now."""
+    lost = [] if before is None else spaces.lost(name, before, after)
+    if lost:
+        shown = ", ".join(lost[:SHOWN]) + (", …" if len(lost) > SHOWN else "")
+        err.print(
+            f"{len(lost):,} items that were put in over the API are in {before}, and not as they "
+            f"were said last in {after}: {shown}. Put them in again with `recsys items put`, or go "
+            f"back with `recsys spaces activate {name} {before}`.",
+            markup=False,
+        )
+
+
 add_commands(
     app,
     open_spaces,
     none="No content space yet: embed a catalogue with [bold]recsys embed --data …[/]",
     told=_told,
+    warn=_warn_of_lost,
 )
 
 

@@ -24,10 +24,12 @@ def add_commands(
     *,
     none: str,
     told: Callable[[R, str, str], dict[str, object]] = lambda registry, name, version: {},
+    warn: Callable[[R, str, str | None, str], None] = lambda registry, name, before, after: None,
 ) -> None:
     """Give `app` the commands list, activate and rollback.
 
     none: what is said of a registry that holds nothing. told: what a list says of a version.
+    warn: called when another version is in service than before, to say what that means.
     """
 
     @app.command(name="list")
@@ -48,14 +50,20 @@ def add_commands(
     @app.command()
     def activate(name: Name, version: Version, as_json: AsJson = False) -> None:
         """Verify a version and put it into service; running servers swap to it by themselves."""
-        open_registry().activate(name, version)
+        registry = open_registry()
+        before = registry.active(name)
+        registry.activate(name, version)
         _tell(name, version, "in service", as_json)
+        warn(registry, name, before, version)
 
     @app.command()
     def rollback(name: Name, as_json: AsJson = False) -> None:
         """Go back to the version that was in service before."""
-        version = open_registry().rollback(name)
+        registry = open_registry()
+        before = registry.active(name)
+        version = registry.rollback(name)
         _tell(name, version, "in service again", as_json)
+        warn(registry, name, before, version)
 
 
 def _tell(name: str, version: str, state: str, as_json: bool) -> None:

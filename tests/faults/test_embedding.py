@@ -27,6 +27,7 @@ from recsys.data.synthetic import synthesize
 from recsys.registry import Spaces
 from services.embedding import CatalogEncoders, Embedding
 from services.jobs import Encoders, Job, Jobs, JobState
+from services.live_items import LiveItems
 from services.worker import Worker
 from tests.hashing_encoder import HashingEncoders
 
@@ -105,7 +106,8 @@ def undisturbed(catalogue: Path, tmp_path_factory: pytest.TempPathFactory) -> Ca
             redis, encoders = connect_async(url), make_encoders()
             jobs = Jobs(redis, settings, encoders)
             job = await jobs.submit(catalogue, {"text": model}, chunk=CHUNK)
-            embedding = Embedding(jobs.ledger, settings, encoders)
+            live = LiveItems(redis, settings.namespace, max_backlog=settings.max_backlog)
+            embedding = Embedding(jobs.ledger, live, settings, encoders)
             worker = Worker([(jobs.ledger.queue(), embedding.answer, 1)], jobs.ledger, settings)
             stop = asyncio.Event()
             working = asyncio.create_task(worker.run(stop))

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from recsys.bundle import Manifest, seal
+from recsys.bundle import Bundle, Manifest, seal
 from recsys.models.popularity import Popularity, PopularityConfig
 from recsys.registry import Registry, RegistryError
 from recsys.retrieval.index import Index
@@ -190,3 +190,61 @@ def test_processes_that_add_and_activate_at_once_lose_nothing(registry: Registry
     for _ in range(15):
         seen.add(registry.rollback("ials"))
     assert seen == set(registry.versions("ials"))
+
+
+def activated(registry: Registry, n: int) -> None:
+    for version in add(registry, n):
+        registry.activate("ials", version)
+
+
+def test_pruning_keeps_the_newest_versions(registry: Registry) -> None:
+    activated(registry, 5)
+    assert registry.prune("ials", 2) == ["v0001", "v0002"]
+    assert registry.versions("ials") == ["v0003", "v0004", "v0005"]
+    assert {path.name for path in (registry.root / "ials").iterdir()} == {
+        *("ACTIVE", ".lock", "v0003", "v0004", "v0005")
+    }
+
+
+def test_pruning_keeps_the_active_version_and_those_that_a_rollback_leads_to(
+    registry: Registry,
+) -> None:
+    activated(registry, 3)
+    assert registry.rollback("ials") == "v0002"
+    add(registry, 3)
+    registry.prune("ials", 1)
+    assert registry.versions("ials") == ["v0001", "v0002", "v0006"]
+    assert registry.rollback("ials") == "v0001"
+
+
+def test_after_pruning_a_rollback_passes_over_what_is_gone(registry: Registry) -> None:
+    activated(registry, 4)
+    registry.prune("ials", 1)
+    assert registry.rollback("ials") == "v0003"
+    with pytest.raises(RegistryError, match="nothing to roll back to"):
+        registry.rollback("ials")
+
+
+def test_a_bundle_that_is_open_answers_after_it_was_pruned(registry: Registry) -> None:
+    activated(registry, 1)
+    bundle = registry.open_active("ials")
+    activated(registry, 2)
+    assert registry.prune("ials", 1) == ["v0001"]
+    scores, _ = bundle.index.search(np.ones((1, 1), np.float32), 5)
+    np.testing.assert_allclose(scores[0], [1, 0.75, 0.5, 0.25, 0])
+
+
+def test_who_opens_the_active_version_while_it_is_replaced_and_pruned_gets_the_next(
+    registry: Registry,
+) -> None:
+    activated(registry, 1)
+
+    class Late(Registry):
+        @staticmethod
+        def read(folder: Path) -> Bundle:
+            if folder.name == "v0001":
+                activated(registry, 2)
+                registry.prune("ials", 1)
+            return Registry.read(folder)
+
+    assert Late(registry.root).open_active("ials").version == "v0003"

@@ -70,9 +70,7 @@ class Shop:
     async def _open(self, redis_url: str, namespace: str) -> None:
         self.redis = connect_async(redis_url)
         self.items = LiveItems(self.redis, namespace, max_backlog=100)
-        self.embedder = LiveEmbedder(
-            self.items, self.spaces, self.registry, self.encoders, Roots([])
-        )
+        self.embedder = LiveEmbedder(self.items, self.spaces, self.encoders, Roots([]))
         engine = Near(self.models, LiveFollower(self.items, self.models))
         histories = HistoryStore(self.redis, namespace, max_items=100, ttl_s=60)
         catalogue = CatalogueService(

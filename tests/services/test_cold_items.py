@@ -20,7 +20,7 @@ from services.cold_items import ColdItems
 from services.filter_schemas import Filters
 from services.item_schemas import Item, ItemState
 from services.live_catalogue import LiveCatalogue
-from services.live_items import LiveItem, LiveVector
+from services.live_item import LiveItem, LiveVector
 from services.schemas import RecommendReply, RecommendRequest
 from services.served_model import Query
 from tests.films import add_space

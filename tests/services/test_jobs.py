@@ -22,15 +22,19 @@ from PIL import Image
 from encoders.encoder import Encoded, Encoder
 from infra.redis import AsyncRedis, connect_async
 from infra.settings import Settings
+from infra.storage import exclusive
 from recsys.content_bundle import CONTENT_SCHEMA, LIVE, ContentBundle, seal_content
 from recsys.data.dataset import ITEMS_SCHEMA, NoDataset, write_dataset
 from recsys.registry import Spaces
 from recsys.retrieval.index import Asked, Index
+from services import live_items
 from services.embedding import Embedding
-from services.folding import reindex_space
+from services.folding import LOCK, reindex_space
+from services.item_schemas import Item, ItemState
 from services.job_folder import NoJob
 from services.job_ledger import seal_body
 from services.jobs import ENDED, Job, Jobs, JobState, RefusedDataset
+from services.live_items import LiveItems, puts_of
 from services.spool import NothingToEmbed
 from services.worker import Worker
 from tests.hashing_encoder import HashingEncoders
@@ -70,13 +74,14 @@ class Desk:
         )
         self.encoders = HashingEncoders()
         self.jobs = Jobs(redis, self.settings, self.encoders)
+        self.live = LiveItems(redis, namespace, max_backlog=4)
         self.stream = self.jobs.ledger.stream
 
     @asynccontextmanager
     async def worker(self, encoders: HashingEncoders | None = None) -> AsyncIterator[None]:
         """Runs for the block."""
         ledger, stop = self.jobs.ledger, asyncio.Event()
-        embedding = Embedding(ledger, self.settings, encoders or self.encoders)
+        embedding = Embedding(ledger, self.live, self.settings, encoders or self.encoders)
         worker = Worker([(ledger.queue(), embedding.answer, 1)], ledger, self.settings)
         running = asyncio.create_task(worker.run(stop))
         try:
@@ -423,6 +428,35 @@ def test_a_job_that_is_sealed_twice_makes_one_version(play: Play) -> None:
     play(story)
 
 
+def test_jobs_leave_the_newest_versions_and_no_more(play: Play) -> None:
+    async def story(desk: Desk) -> None:
+        async with desk.worker():
+            for number in range(6):
+                data = films(desk.folder / str(number), [f"film {number}"])
+                await desk.ended(await desk.jobs.submit(data, TEXT))
+        versions = Spaces(desk.settings.spaces_dir).versions("text")
+        assert versions == ["v0003", "v0004", "v0005", "v0006"]
+
+    play(story)
+
+
+def test_a_sealing_waits_for_a_fold_and_no_try_is_counted(
+    play: Play, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def story(desk: Desk) -> None:
+        desk.settings.spaces_dir.mkdir(parents=True)
+        async with desk.worker():
+            with exclusive(desk.settings.spaces_dir / LOCK):
+                job = await desk.jobs.submit(films(desk.folder / "films", titles(3)), TEXT)
+                await asyncio.sleep(4)  # longer than all tries would take
+                assert (await desk.jobs.get(job.id)).state is JobState.SEALING
+            job = await desk.ended(job)
+        assert job.state is JobState.DONE
+        assert "could not be answered" not in caplog.text
+
+    play(story)
+
+
 def test_a_job_with_nothing_new_is_sealed_at_once(play: Play) -> None:
     async def story(desk: Desk) -> None:
         data = films(desk.folder / "films", titles(4))
@@ -433,37 +467,100 @@ def test_a_job_with_nothing_new_is_sealed_at_once(play: Play) -> None:
     play(story)
 
 
+def live_rows(desk: Desk, *item_ids: str, **fields: str) -> None:
+    """A next version of the text space with its first item as it is, and after it items that were
+    put in over the API, all with the vector and the content of the second."""
+    before, spaces = desk.bundle(), Spaces(desk.settings.spaces_dir)
+    content = before.catalogue.slice(1, 1).to_pylist()[0] | {LIVE: True, **fields}
+    rows = [content | {"item_id": item_id} for item_id in item_ids]
+    put = pa.Table.from_pylist(rows, schema=CONTENT_SCHEMA)
+    version = spaces.add(
+        "text",
+        lambda folder: seal_content(
+            folder,
+            space="text",
+            encoder="hashing-32",
+            fingerprint="hashing-32",
+            items=pa.concat_tables([before.catalogue.slice(0, 1), put]),
+            index=Index.build(before.vectors[[0, *[1] * len(item_ids)]]),
+            data_fingerprint="",
+            cost={},
+        ),
+    )
+    spaces.activate("text", version)
+
+
 def test_live_items_of_the_version_before_are_carried_on(play: Play) -> None:
     async def story(desk: Desk) -> None:
         await desk.done(films(desk.folder / "one", ["a", "b"]))
-        before, spaces = desk.bundle(), Spaces(desk.settings.spaces_dir)
-        live = before.catalogue.slice(1, 1).to_pylist()[0]
-        rows = [live | {"item_id": "f1", LIVE: True}, live | {"item_id": "new", LIVE: True}]
-        put = pa.Table.from_pylist(rows, schema=CONTENT_SCHEMA)
-        version = spaces.add(
-            "text",
-            lambda folder: seal_content(
-                folder,
-                space="text",
-                encoder="hashing-32",
-                fingerprint="hashing-32",
-                items=pa.concat_tables([before.catalogue.slice(0, 1), put]),
-                index=Index.build(before.vectors[[0, 1, 1]]),
-                data_fingerprint="",
-                cost={},
-            ),
-        )
-        spaces.activate("text", version)
-        data = films(desk.folder / "two", ["c", "other", "d"])
-        await desk.done(data)
+        before = desk.bundle()
+        live_rows(desk, "f1", "new")
+        await desk.done(films(desk.folder / "two", ["c", "other", "d"]))
         bundle = desk.bundle()
         assert desk.ids() == ["f0", "f2", "f1", "new"]
         np.testing.assert_array_equal(bundle.vectors[2:], before.vectors[[1, 1]])
         assert bundle.catalogue[LIVE].to_pylist() == [False, False, True, True]
 
+    play(story)
+
+
+def test_live_items_that_another_encoder_embedded_wait_for_the_next_one(play: Play) -> None:
+    async def story(desk: Desk) -> None:
+        data = films(desk.folder / "films", ["a", "b"])
+        await desk.done(data)
+        live_rows(desk, "f1", "new")
         job = await desk.done(data, {"text": "hashing-16"})
-        assert desk.ids() == ["f0", "f1", "f2"], "vectors of two encoders never mix"
-        assert job.spaces[0].left == 2
+        assert desk.ids() == ["f0", "f1"], "vectors of two encoders never mix"
+        assert (job.spaces[0].returned, job.spaces[0].left) == (2, 0)
+        entries = await desk.live.all()
+        assert {each.item_id for each in entries} == {"f1", "new"}
+        assert {each.states["text"] for each in entries} == {ItemState.PENDING}
+        assert {each.item.title for each in entries if each.item} == {"b"}
+        [(_, fields)] = await desk.redis.xrange(desk.live.stream)
+        assert puts_of(fields[b"body"]) == {each.item_id: each.put for each in entries}
+
+    play(story)
+
+
+def test_what_is_said_or_deleted_now_goes_before_what_is_put_back(play: Play) -> None:
+    async def story(desk: Desk) -> None:
+        data = films(desk.folder / "films", ["a", "b"])
+        await desk.done(data)
+        live_rows(desk, "said", "gone", "new")
+        await desk.live.put([Item(item_id="said", title="anew")])
+        await desk.live.delete("gone")
+        job = await desk.done(data, {"text": "hashing-16"})
+        assert (job.spaces[0].returned, job.spaces[0].left) == (1, 0)
+        titles = {e.item_id: e.item and e.item.title for e in await desk.live.all()}
+        assert titles == {"said": "anew", "gone": None, "new": "b"}
+
+    play(story)
+
+
+def test_live_items_that_there_is_no_room_for_are_told(
+    play: Play, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(live_items, "MAX_LIVE", 1)
+
+    async def story(desk: Desk) -> None:
+        data = films(desk.folder / "films", ["a", "b"])
+        await desk.done(data)
+        live_rows(desk, "new", "newer")
+        job = await desk.done(data, {"text": "hashing-16"})
+        assert (job.spaces[0].returned, job.spaces[0].left) == (1, 1)
+        assert "put them in again" in caplog.text
+
+    play(story)
+
+
+def test_live_items_are_embedded_in_a_space_that_is_new(play: Play) -> None:
+    async def story(desk: Desk) -> None:
+        data = films(desk.folder / "films", ["a", "b"], ["red.png", None])
+        Image.new("RGB", (4, 4), "red").save(data / "red.png")
+        await desk.done(data)
+        live_rows(desk, "new", image="red.png")
+        job = await desk.done(data, {"image": "colour"})
+        assert job.spaces[0].returned == 1
 
     play(story)
 

@@ -15,7 +15,7 @@ from services.content_space import QueryVector
 from services.filter_schemas import Filters
 from services.item_schemas import Item, ItemState
 from services.live_catalogue import LiveCatalogue
-from services.live_items import LiveItem, LiveVector
+from services.live_item import LiveItem, LiveVector
 from services.popularity import Popularity
 from services.problems import Invalid, ServiceError, Stale, UnknownItem, UnknownSpace
 from services.search_schemas import SearchReply, SearchRequest

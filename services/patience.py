@@ -1,0 +1,58 @@
+"""Encoding with patience: a content over which an encoder fails is told, and costs no other one its
+vector."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from encoders.encoder import Encoder
+
+logger = logging.getLogger(__name__)
+
+PICTURES_AT_ONCE = 16
+"""The most pictures that are in memory together: they may be large."""
+
+
+def patiently_encoded(
+    encoder: Encoder[Any], contents: Sequence[Any]
+) -> tuple[NDArray[np.float32], dict[int, str]]:
+    """The vectors, and why some have none: a content over which the encoder fails is found by
+    encoding one by one. Raises what the encoder does if the contents are not at fault."""
+    try:
+        return _checked(encoder, contents)
+    except Exception:
+        if len(contents) < 2:
+            raise
+        logger.warning("%d contents failed together; encoding one by one", len(contents))
+    vectors = np.zeros((len(contents), encoder.dim), np.float32)
+    problems: dict[int, str] = {}
+    for row, content in enumerate(contents):
+        try:
+            vectors[row : row + 1], found = _checked(encoder, [content])
+        except Exception as error:  # noqa: BLE001 - it is told again below if it is no content's
+            problems[row] = f"the encoder failed over it: {type(error).__name__}: {error}"
+        else:
+            if found:
+                problems[row] = found[0]
+    # One that fails over what it has encoded, or over everything, is out of order itself.
+    good = next((row for row in range(len(contents)) if row not in problems), 0)
+    _checked(encoder, [contents[good]])
+    return vectors, problems
+
+
+def _checked(
+    encoder: Encoder[Any], contents: Sequence[Any]
+) -> tuple[NDArray[np.float32], dict[int, str]]:
+    """What the encoder gives; a vector that is not finite is none."""
+    if not contents:
+        return np.zeros((0, encoder.dim), np.float32), {}
+    encoded = encoder.encode(contents)
+    problems: Mapping[int, str] = encoded.failures
+    for row in np.flatnonzero(~np.isfinite(encoded.vectors).all(axis=1)).tolist():
+        problems = {row: "the encoder gave a vector that is not finite", **problems}
+    return encoded.vectors, dict(problems)
