@@ -14,10 +14,11 @@ from pathlib import Path
 from infra.redis import connect_async, redis_server
 from infra.settings import Settings
 from services.content_space import QueryVector
-from services.item_schemas import Item, ItemState, SearchReply, SearchRequest
+from services.item_schemas import Item, ItemState
 from services.live_catalogue import LiveCatalogue
 from services.live_item import LiveItem
 from services.live_items import LiveItems
+from services.search_schemas import SearchReply, SearchRequest
 from services.searcher import Searcher, SearchQuery
 from tests.films import add_space, films
 from tests.hashing_encoder import HashingEncoder

@@ -15,7 +15,8 @@ from services.active_models import ActiveModels
 from services.item_schemas import Item
 from services.live_catalogue import LiveCatalogue
 from services.live_follower import LiveFollower
-from services.live_items import LiveItem, LiveItems
+from services.live_item import LiveItem
+from services.live_items import LiveItems
 
 
 def put(item_id: str) -> LiveItem:
