@@ -38,6 +38,7 @@ def add_bridge(state: Path) -> None:
         model="popularity",
         model_version="v0007",
         parts=[Part(space="text", fingerprint="f", dim=2)],
+        tags=[],
         learnt_items=1,
         data_fingerprint="",
         metrics=[],
