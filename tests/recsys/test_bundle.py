@@ -130,7 +130,8 @@ def test_the_manifest_says_where_the_bundle_comes_from(sealed: Path) -> None:
     assert (manifest.data_fingerprint, manifest.parent) == ("data", "v0001")
     assert manifest.metrics == [REPORT]
     assert manifest.cost == {"seconds": 1.5}
-    assert manifest.index == {"type": "exact", "n": N_ITEMS, "d": 1}
+    asked = {"promised": 0.95, "exact_below": 100_000, "kind": "auto"}
+    assert manifest.index == {"type": "exact", "n": N_ITEMS, "d": 1} | asked
     assert sorted(manifest.files) == [file.format("popularity") for file in FILES]
 
 
