@@ -31,7 +31,7 @@ from services import live_items
 from services.embedding import Embedding
 from services.folding import LOCK, reindex_space
 from services.item_schemas import Item, ItemState
-from services.job_folder import NoJob
+from services.job_folder import JobFolder, NoJob, Report
 from services.job_ledger import seal_body
 from services.jobs import ENDED, Job, Jobs, JobState, RefusedDataset
 from services.live_items import LiveItems, puts_of
@@ -488,6 +488,45 @@ def live_rows(desk: Desk, *item_ids: str, **fields: str) -> None:
         ),
     )
     spaces.activate("text", version)
+
+
+def test_a_sealing_that_is_repeated_leaves_in_service_what_came_after_it(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story(desk: Desk) -> None:
+        write_report = JobFolder.write_report
+
+        def fail_once(folder: JobFolder, report: Report) -> None:
+            monkeypatch.setattr(JobFolder, "write_report", write_report)
+            live_rows(desk, "new")
+            raise OSError("no space left on the device")
+
+        monkeypatch.setattr(JobFolder, "write_report", fail_once)
+        job = await desk.done(films(desk.folder / "films", titles(2)))
+        assert (job.state, job.spaces[0].version) == (JobState.DONE, "v0001")
+        assert (desk.bundle().version, desk.ids()) == ("v0002", ["f0", "new"])
+
+    play(story)
+
+
+def test_a_sealing_that_is_repeated_makes_anew_what_was_overtaken_before_it_was_in_service(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story(desk: Desk) -> None:
+        await desk.done(films(desk.folder / "one", titles(2)))
+        activate = Spaces.activate
+
+        def fail_once(spaces: Spaces, name: str, version: str) -> None:
+            monkeypatch.setattr(Spaces, "activate", activate)
+            live_rows(desk, "new")
+            raise OSError("no space left on the device")
+
+        monkeypatch.setattr(Spaces, "activate", fail_once)
+        job = await desk.done(films(desk.folder / "two", titles(3)))
+        assert (job.state, job.spaces[0].version) == (JobState.DONE, "v0004")
+        assert (desk.bundle().version, desk.ids()) == ("v0004", ["f0", "f1", "f2", "new"])
+
+    play(story)
 
 
 def test_live_items_of_the_version_before_are_carried_on(play: Play) -> None:
