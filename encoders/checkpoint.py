@@ -85,6 +85,20 @@ class Checkpoint:
         return {self.folder, *(folder for folder in named if folder.is_dir())}
 
 
+def folder_of(model: str) -> Path | None:
+    """The folder that a model is, resolved; None where there is none, so that it is a name."""
+    try:
+        folder = Path(model).expanduser()
+        return folder.resolve() if folder.is_dir() else None
+    except (OSError, RuntimeError, ValueError):  # too long; no home; a NUL
+        return None
+
+
+def pinned(name: str) -> str:
+    """A name on the hub with its revision, where the project pins one and it says none."""
+    return f"{MINILM}@{MINILM_REVISION}" if name == MINILM else name
+
+
 def find(model: str) -> Checkpoint:
     """The files of a model, downloaded if this machine has them not.
 
@@ -92,8 +106,8 @@ def find(model: str) -> Checkpoint:
     is taken from `MINILM_PACKAGE` where that is installed and the hub's cache does not hold it.
     Raises NoModel, which says what to do.
     """
-    folder = Path(model).expanduser()
-    if folder.is_dir():
+    folder = folder_of(model)
+    if folder is not None:
         if not (folder / CONFIG).is_file() and not (folder / MODULES).is_file():
             raise NoModel(
                 f"{folder} is no model: it holds no {CONFIG}. Give the folder that a model was "
@@ -102,10 +116,8 @@ def find(model: str) -> Checkpoint:
         return Checkpoint(model, folder)
     if not _NAME.fullmatch(model):
         raise NoModel(f"there is no folder {model}, and it is no name on the Hugging Face hub")
+    model = pinned(model)
     name, _, revision = model.partition("@")
-    if name == MINILM:
-        revision = revision or MINILM_REVISION
-        model = f"{name}@{revision}"
     known = _cached(name, revision or None)
     if known is None and (name, revision) == (MINILM, MINILM_REVISION):
         known = _packaged()

@@ -82,6 +82,10 @@ class Settings(BaseSettings):
     """Folders under which the Datasets lie that `POST /v1/jobs` may name, as a JSON list; none when
     unset. The command line reads any."""
 
+    encoder_models: tuple[str, ...] = ()
+    """Encoders that `POST /v1/jobs` may name beside the default text encoder, as a JSON list of
+    names and folders: workers load what a job names. The command line names any."""
+
     rerank_model: str | None = None
     """The cross-encoder that re-ranks a search on demand, by name or folder; none when unset."""
 

@@ -244,7 +244,13 @@ class ApiReplica:
             micro_batch=settings.micro_batch,
             deadline_ms=settings.deadline_ms,
         )
-        self._jobs = Jobs(redis, settings, CatalogEncoders(), datasets=settings.dataset_roots)
+        self._jobs = Jobs(
+            redis,
+            settings,
+            CatalogEncoders(),
+            datasets=settings.dataset_roots,
+            models=settings.encoder_models,
+        )
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return build_api(self._service, self._catalogue, self._jobs)

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from encoders.checkpoint import folder_of
 from encoders.encoder import Encoder
 from infra.dead_letters import DeadLetters
 from infra.errors import RecsysError
@@ -21,6 +22,7 @@ from infra.redis import AsyncRedis
 from infra.settings import Settings
 from recsys.data.dataset import read_info
 from recsys.embedding_store import EmbeddingStore
+from services.allowed_models import check_models
 from services.job_folder import JobFolder, JobSpec, NoJob
 from services.job_ledger import SEAL, SLICE, Ledger, Task, chunk_body, seal_body
 from services.job_status import ENDED, Job, JobState, job_of, state_of
@@ -62,13 +64,16 @@ class Jobs:
         encoders: Encoders,
         *,
         datasets: Sequence[Path] | None = None,
+        models: Sequence[str] | None = None,
     ) -> None:
-        """datasets: the folders under which a Dataset must lie; anywhere if it is None."""
+        """datasets: the folders under which a Dataset must lie; anywhere if it is None.
+        models: those that may be named beside the default one; any if it is None."""
         self.ledger = Ledger(redis, settings)
         self._dead = DeadLetters(redis, self.ledger.stream)
         self._settings = settings
         self._encoders = encoders
         self._datasets = None if datasets is None else [each.resolve() for each in datasets]
+        self._models = models
 
     async def submit(
         self,
@@ -82,8 +87,8 @@ class Jobs:
 
         models: by space. chunk: the most contents in a chunk; by default what suits the space.
         progress: called with how many items were read, and how many there are.
-        Raises NoDataset, RefusedDataset, NothingToEmbed, what the encoders raise for a model that
-        is not there, and RedisUnavailable; after that the same call goes on.
+        Raises NoDataset, RefusedDataset, RefusedModel, NothingToEmbed, what the encoders raise for
+        a model that is not there, and RedisUnavailable; after that the same call goes on.
         """
         dataset = dataset.resolve()
         if self._datasets is not None and not any(map(dataset.is_relative_to, self._datasets)):
@@ -91,6 +96,8 @@ class Jobs:
                 f"{dataset} is not under a folder that datasets may be read from: "
                 + ", ".join(map(str, self._datasets))
             )
+        if self._models is not None:
+            check_models(models, self._models)
         requests = await asyncio.to_thread(self._requests, models, chunk)
         folder = await self._unfinished(dataset, requests)
         if folder is None:
@@ -181,8 +188,7 @@ class Jobs:
     def _requests(self, models: dict[str, str], chunk: int | None) -> list[Request]:
         requests = []
         for space, model in models.items():
-            folder = Path(model).expanduser()
-            whole = str(folder.resolve()) if folder.is_dir() else model
+            whole = str(folder_of(model) or model)
             fingerprint = self._encoders.fingerprint(space, whole)
             requests.append(Request(space, whole, fingerprint, chunk or CHUNK[space]))
         return requests

@@ -11,11 +11,13 @@ from pydantic import Field, model_validator
 from encoders.catalog import UnknownSpace
 from encoders.checkpoint import NoModel
 from recsys.data.dataset import NoDataset
+from services.allowed_models import RefusedModel
 from services.bodies import Id, ReplyBody, RequestBody
 from services.http import body_of, json_reply, operation
 from services.job_folder import NoJob
 from services.jobs import Job, Jobs, RefusedDataset
 from services.problems import Invalid, ServiceError, UnknownJob, parse
+from services.schemas import FieldError
 from services.spool import NothingToEmbed
 
 
@@ -37,10 +39,12 @@ class JobRequest(RequestBody):
     """The folder of a Dataset as the service sees it, under one of RECSYS_DATASET_ROOTS."""
 
     text_model: str | None = Field(None, min_length=1, max_length=1000)
-    """The text encoder, by name (perhaps with `@revision`) or folder."""
+    """The text encoder, by name (perhaps with `@revision`) or folder: the default one, which is the
+    example's, or one that RECSYS_ENCODER_MODELS lists."""
 
     image_model: str | None = Field(None, min_length=1, max_length=1000)
-    """The image encoder, by name (perhaps with `@revision`) or folder."""
+    """The image encoder, by name (perhaps with `@revision`) or folder: one that
+    RECSYS_ENCODER_MODELS lists."""
 
     @model_validator(mode="after")
     def _some(self) -> JobRequest:
@@ -73,6 +77,9 @@ def add_jobs(app: FastAPI, jobs: Jobs) -> None:
         models = {space: model for space, model in named.items() if model is not None}
         try:
             job = await jobs.submit(FilePath(asked.dataset), models)
+        except RefusedModel as error:
+            field = FieldError(field=f"{error.space}_model", message=error.message)
+            raise Invalid(f"{field.field}: {field.message}", [field]) from None
         except (NoDataset, RefusedDataset, NothingToEmbed, NoModel, UnknownSpace) as error:
             raise Invalid(error.message) from None
         return _json(job, 202)

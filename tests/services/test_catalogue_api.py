@@ -14,6 +14,7 @@ import pytest
 from infra.redis import connect_async
 from infra.roots import Roots
 from infra.settings import Settings
+from recsys.data.dataset import write_dataset
 from recsys.registry import Registry, Spaces
 from services import catalogue_service
 from services.active_models import ActiveModels
@@ -83,7 +84,10 @@ class Shop:
         settings = Settings(
             redis_url=None, namespace=namespace, state_dir=self.spaces.root.parent / "state"
         )
-        jobs = Jobs(self.redis, settings, self.encoders, datasets=[])
+        self.datasets = self.spaces.root.parent / "datasets"
+        jobs = Jobs(
+            self.redis, settings, self.encoders, datasets=[self.datasets], models=["hashing"]
+        )
         service = Service(engine, histories, micro_batch=16, deadline_ms=5000)
         transport = httpx.ASGITransport(build_api(service, catalogue, jobs))
         self.http = httpx.AsyncClient(transport=transport, base_url="http://api")
@@ -314,6 +318,22 @@ def test_a_dataset_outside_the_roots_is_no_job(shop: Shop, ring: Path) -> None:
     problem = shop.refused("POST", "/v1/jobs", {"dataset": str(ring), "text_model": "hashed"})
     assert problem["status"] == 422
     assert "datasets may be read from" in problem["detail"]
+
+
+def test_a_job_may_name_the_encoders_that_the_operator_allows(shop: Shop) -> None:
+    write_dataset(shop.datasets / "films", [], films(), "a test")
+    asked = {"dataset": str(shop.datasets / "films"), "text_model": "hashing"}
+    assert shop("POST", "/v1/jobs", asked).status_code == 202
+
+
+def test_a_job_may_name_no_other_encoder_nor_folder(shop: Shop, tmp_path: Path) -> None:
+    write_dataset(shop.datasets / "films", [], films(), "a test")
+    asked = {"dataset": str(shop.datasets / "films"), "text_model": "hashing"}
+    problem = shop.refused("POST", "/v1/jobs", asked | {"image_model": str(tmp_path)})
+    assert problem["status"] == 422
+    assert "RECSYS_ENCODER_MODELS" in problem["detail"]
+    assert problem["errors"][0]["field"] == "image_model"
+    assert shop("GET", "/v1/jobs").json() == {"jobs": []}
 
 
 def test_a_job_that_is_not_there_is_told(shop: Shop) -> None:
