@@ -64,8 +64,9 @@ _CLAIM_S = 1.0
 
 _FORGET_CONSUMER_MS = 3_600_000
 
-OnBury = Callable[[bytes, str], Awaitable[None]]
-"""Told the body of a message that goes to the dead letters, and the reason."""
+OnBury = Callable[[bytes, str], Awaitable[str]]
+"""Told the body of a message that goes to the dead letters, and the reason; gives the reason as the
+dead letter is to tell it."""
 
 
 @dataclass(frozen=True)
@@ -323,9 +324,9 @@ class Queue:
         logger.warning(
             "message %s of %s goes to %s: %s", what.id, self._stream, self.dead.key, reason
         )
-        if self._on_bury is not None and isinstance(what, Message):
-            await self._on_bury(what.body, reason)
         reply = problem(title, status, f"the message cannot be answered: {reason}")
+        if self._on_bury is not None and isinstance(what, Message):
+            reason = await self._on_bury(what.body, reason)
         await self._bury_script(
             keys=[self._stream, self.dead.key, reply_to or self._stream],
             args=[

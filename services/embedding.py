@@ -96,25 +96,27 @@ class Embedding:
             await self._ledger.sealed(task.job)
             folder.tidy()
         else:
-            contents, problems = await asyncio.to_thread(self._embed, folder, task.chunk)
-            await self._ledger.done(task.job, task.chunk, contents, problems)
+            contents, problems, fresh = await asyncio.to_thread(self._embed, folder, task.chunk)
+            await self._ledger.done(
+                task.job, task.chunk, contents=contents, problems=problems, fresh=fresh
+            )
 
-    def _embed(self, folder: JobFolder, chunk: int) -> tuple[int, int]:
-        """Write the chunk's part unless it is there; how many contents it has, and how many of
-        them have no vector."""
+    def _embed(self, folder: JobFolder, chunk: int) -> tuple[int, int, int]:
+        """Write the chunk's part unless it is there; how many contents it has, how many of them
+        have no vector, and how many were embedded just now."""
         spec = folder.spec()
         space = spec.space_of(chunk)
         store = EmbeddingStore(self._settings.embeddings_dir, space.space, space.fingerprint)
         name = part_name(folder.id, chunk)
         part = store.open(name)
         if part is not None:
-            return len(part.hashes), int((~part.has_vector).sum())
+            return len(part.hashes), int((~part.has_vector).sum()), 0
         encoder = self._encoder(space)
         todo = folder.todo(chunk)
         contents = Contents(spec.dataset)
         vectors, problems = encode(encoder, contents, todo["content"], todo["hash"])
         store.write(name, todo["hash"].combine_chunks(), vectors, problems)
-        return len(todo), len(problems)
+        return len(todo), len(problems), len(todo)
 
     def _encoder(self, space: SpaceSpec) -> Encoder[Any]:
         encoder = self._encoders.open(space.space, space.model)

@@ -1,7 +1,7 @@
 """The ledger of embedding jobs in Redis: how far each is, and the stream of their chunks.
 
-    <namespace>:jobs:embed          stream, read by workers: {"job", "chunk", "space", "items"}, or
-                                    {"job", "chunk": "seal"} once all chunks are done
+    <namespace>:jobs:embed          stream, read by workers: {"job", "chunk"}; the chunk is "seal"
+                                    once all others are done
     <namespace>:job:<id>            hash: chunks, published, done, contents, problems, cancelled, …
     <namespace>:job:<id>:done       bitmap of the chunks that are done
     <namespace>:job:<id>:missed     hash: chunk → why nobody tries it any more
@@ -12,7 +12,7 @@ The ledger may be lost: what is done lies in files, and a job that is resumed is
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from infra.queue import UNBOUNDED, Queue
 from infra.redis import AsyncRedis, reaching
 from infra.settings import DAY_S, Settings
 from services import job_scripts as scripts
+from services.job_folder import JobFolder, NoJob
 from services.job_scripts import CANCELLED, DONE_BEFORE, GO, SEAL, UNKNOWN
 
 __all__ = ["CANCELLED", "DONE_BEFORE", "GO", "SEAL", "UNKNOWN", "Ledger", "Standing", "Task"]
@@ -35,11 +36,8 @@ ENDED_S = 7 * DAY_S
 HEARD_MS = 15_000
 """Milliseconds after which a worker that is not heard of is none."""
 
-SLICE = 64
-"""Messages that are published in one step."""
-
 NAMED_BYTES = 1 << 15
-"""The most bytes of item ids in a message: a dead letter keeps twice as much of it."""
+"""The most bytes of item ids that the reason of a dead letter names."""
 
 REASON_LENGTH = 500
 """Characters that are kept of why a chunk failed."""
@@ -65,23 +63,6 @@ class Task:
         return SEAL if self.chunk is None else str(self.chunk)
 
 
-def chunk_body(job: str, chunk: int, space: str, item_ids: Sequence[str]) -> bytes:
-    """The message of a chunk. It names its items, as many as there is room for, so that whoever
-    finds it among the dead letters sees which they are."""
-    named, size = 0, 0
-    while named < len(item_ids) and size <= NAMED_BYTES:
-        size += len(item_ids[named].encode())
-        named += 1
-    fields: dict[str, Any] = {"job": job, "chunk": chunk, "space": space}
-    fields |= {"contents": len(item_ids), "items": list(item_ids[:named])}
-    return orjson.dumps(fields)
-
-
-def seal_body(job: str) -> bytes:
-    """The message of a job's sealing."""
-    return orjson.dumps({"job": job, "chunk": SEAL})
-
-
 @dataclass(frozen=True)
 class Standing:
     """How far a job is, as Redis knows it."""
@@ -101,8 +82,11 @@ class Standing:
     missed: dict[str, str]
     """Why a chunk, or the sealing, is not tried any more."""
 
+    fresh: int
+    """Contents that were embedded since the job was last submitted or resumed."""
+
     seconds: float
-    """Between the first chunk's beginning and the last one's end, so far."""
+    """Since then, between the first chunk's beginning and the last one's end, so far."""
 
 
 class Ledger:
@@ -114,19 +98,17 @@ class Ledger:
         self._settings = settings
         self._prefix = f"{settings.namespace}:job"
         self._workers = f"{settings.namespace}:workers"
-        self._register: Any = redis.register_script(scripts.REGISTER)
-        self._publish: Any = redis.register_script(scripts.PUBLISH)
+        self._resume: Any = redis.register_script(scripts.RESUME)
         self._begin: Any = redis.register_script(scripts.BEGIN)
         self._done: Any = redis.register_script(scripts.DONE)
         self._sealed: Any = redis.register_script(scripts.SEALED)
         self._missed: Any = redis.register_script(scripts.MISSED)
         self._cancel: Any = redis.register_script(scripts.CANCEL)
-        self._again: Any = redis.register_script(scripts.AGAIN)
         self._attend: Any = redis.register_script(scripts.ATTEND)
 
     def queue(self) -> Queue:
         """The stream as one worker reads it. Nothing in it is refused: nobody would ask again, and
-        what publishes keeps to the backlog."""
+        a job has no more of its chunks in it than the backlog allows."""
         return Queue(
             self._redis,
             self.stream,
@@ -137,41 +119,28 @@ class Ledger:
             on_bury=self._on_bury,
         )
 
-    async def register(self, job: str, chunks: int) -> None:
-        """Let the job begin, unless it has. Raises RedisUnavailable, as everything here."""
-        await self._run(self._register, job, chunks)
-
-    async def publish(self, job: str, start: int, bodies: Sequence[bytes]) -> int:
-        """Give the chunks from `start` on to the workers, as many as there is room for; the next
-        chunk to be given. With no bodies, it asks for the sealing if all is done."""
-        room = self._settings.max_backlog
-        return await self._run(self._publish, job, start, room, seal_body(job), *bodies)
+    async def resume(self, job: str, chunks: int) -> None:
+        """Begin the job, or go on with what is missing of it. Raises RedisUnavailable, as
+        everything here."""
+        await self._run(self._resume, job, chunks)
 
     async def begin(self, task: Task) -> int:
         """GO, CANCELLED, DONE_BEFORE or UNKNOWN."""
         return await self._run(self._begin, task.job, task.field)
 
-    async def done(self, job: str, chunk: int, contents: int, problems: int) -> None:
-        """Count a chunk whose vectors are written; ask for the sealing after the last."""
-        await self._run(self._done, job, chunk, contents, problems, seal_body(job))
+    async def done(self, job: str, chunk: int, *, contents: int, problems: int, fresh: int) -> None:
+        """Count a chunk whose vectors are written, and give out what comes next.
+
+        fresh: how many of its contents were embedded just now."""
+        await self._run(self._done, job, chunk, contents, problems, fresh)
 
     async def sealed(self, job: str) -> None:
         """The job has ended well."""
         await self._run(self._sealed, job, ttl_s=ENDED_S)
 
-    async def cancel(self, job: str) -> bool:
-        """Have the workers pass over what is left of it; False if it has ended or is not known."""
-        return await self._run(self._cancel, job) == 1
-
-    async def again(self, job: str, bodies: Sequence[tuple[str, bytes]]) -> int:
-        """Put back what was missed, each with its message; the job is not cancelled any more."""
-        again = 0
-        for start in range(0, max(1, len(bodies)), SLICE):
-            args: list[str | bytes] = []
-            for pair in bodies[start : start + SLICE]:
-                args += pair
-            again += await self._run(self._again, job, seal_body(job), *args)
-        return again
+    async def cancel(self, job: str, chunks: int) -> bool:
+        """Have the workers pass over what is left of it; False if it has ended."""
+        return await self._run(self._cancel, job, chunks) == 1
 
     async def standing(self, job: str) -> Standing | None:
         """How far it is; None if Redis does not know it."""
@@ -193,6 +162,7 @@ class Ledger:
             cancelled="cancelled" in number,
             sealed="sealed" in number,
             missed={name.decode(): why.decode(errors="replace") for name, why in reasons.items()},
+            fresh=number.get("fresh", 0),
             seconds=(number.get("updated_ms", began) - began) / 1000,
         )
 
@@ -211,18 +181,34 @@ class Ledger:
         with reaching(self._redis):
             return int(await self._attend(keys=[self._workers], args=["", HEARD_MS]))
 
-    async def _on_bury(self, body: bytes, reason: str) -> None:
+    async def _on_bury(self, body: bytes, reason: str) -> str:
         try:
             task = Task.load(body)
         except (ValueError, KeyError, TypeError):
-            return  # it is no job's: the dead letter alone tells of it
+            return reason  # it is no job's: the dead letter alone tells of it
         await self._run(self._missed, task.job, task.field, reason[:REASON_LENGTH])
+        return reason + await asyncio.to_thread(self._items_of, task)
 
-    async def _run(
-        self, script: Any, job: str, *args: str | int | bytes, ttl_s: int = KEPT_S
-    ) -> int:
+    def _items_of(self, task: Task) -> str:
+        """Which items a dead letter is about, as many as there is room for."""
+        if task.chunk is None:
+            return ""
+        try:
+            folder = JobFolder.named(self._settings.jobs_dir, task.job)
+            ids = folder.todo(task.chunk)["item_id"].to_pylist()
+        except NoJob:
+            return ""
+        named, size = 0, 0
+        while named < len(ids) and size <= NAMED_BYTES:
+            size += len(ids[named].encode())
+            named += 1
+        more = f" and {len(ids) - named:,} more" if named < len(ids) else ""
+        return f" (the items {', '.join(ids[:named])}{more})"
+
+    async def _run(self, script: Any, job: str, *args: str | int, ttl_s: int = KEPT_S) -> int:
         with reaching(self._redis):
-            return int(await script(keys=self._keys(job), args=[ttl_s, *args]))
+            most = self._settings.max_backlog
+            return int(await script(keys=self._keys(job), args=[ttl_s, job, most, *args]))
 
     def _keys(self, job: str) -> list[str]:
         key = f"{self._prefix}:{job}"

@@ -13,7 +13,7 @@ from services.job_ledger import SEAL, Standing
 
 class JobState(StrEnum):
     SUBMITTING = "submitting"
-    """Not all chunks are given to the workers; if the submitter is gone, to be resumed."""
+    """Redis does not know of it, yet or any more; if the submitter is gone, to be resumed."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -88,7 +88,7 @@ class Job(BaseModel):
     remembers."""
 
     rate: float | None
-    """Contents a second since the first chunk was begun."""
+    """Contents a second since the job was last submitted or resumed."""
 
     seconds_left: float | None
     failures: dict[str, str]
@@ -101,8 +101,8 @@ def job_of(spec: JobSpec, report: Report | None, standing: Standing | None) -> J
     spaces = {} if report is None else report.spaces
     embedded = 0 if standing is None else standing.contents
     rate = left = None
-    if standing is not None and standing.seconds > 0:
-        rate = standing.contents / standing.seconds
+    if standing is not None and standing.fresh and standing.seconds > 0:
+        rate = standing.fresh / standing.seconds
         left = (spec.contents - standing.contents) / rate if state == JobState.RUNNING else None
     return Job(
         id=spec.id,
@@ -139,10 +139,8 @@ def state_of(spec: JobSpec, report: Report | None, standing: Standing | None) ->
         return JobState.SUBMITTING
     if standing.cancelled:
         return JobState.CANCELLED
-    if standing.published < spec.chunks:
-        return JobState.SUBMITTING
     failed = len(standing.missed.keys() - {SEAL})
-    if SEAL in standing.missed or (failed and standing.done + failed >= spec.chunks):
+    if SEAL in standing.missed or (failed and standing.done + failed >= standing.published):
         return JobState.FAILED
     if standing.done == spec.chunks:
         return JobState.SEALING

@@ -1,8 +1,8 @@
 """Embedding jobs: submitted, looked at, cancelled, resumed; what the command line and HTTP share.
 
-A job is submitted in three steps, and may be taken up after any of them: its folder is written,
-Redis is told of it, its chunks are given to the workers. Whoever asks for the same again while a
-job of it is not done goes on with that job.
+A job is submitted in two steps, and may be taken up after the first: its folder is written, and
+Redis gives its chunks to the workers, the next ones as others are done. Whoever asks for the same
+again while a job of it is not done goes on with that job.
 """
 
 from __future__ import annotations
@@ -23,17 +23,14 @@ from infra.settings import Settings
 from recsys.data.dataset import read_info
 from recsys.embedding_store import EmbeddingStore
 from services.allowed_models import check_models
-from services.job_folder import JobFolder, JobSpec, NoJob
-from services.job_ledger import SEAL, SLICE, Ledger, Task, chunk_body, seal_body
+from services.job_folder import JobFolder, NoJob
+from services.job_ledger import Ledger, Task
 from services.job_status import ENDED, Job, JobState, job_of, state_of
 from services.spool import CHUNK, Progress, Request, spool
 
 __all__ = ["ENDED", "Encoders", "Job", "JobState", "Jobs", "RefusedDataset"]
 
 logger = logging.getLogger(__name__)
-
-PAUSE_S = 0.5
-"""Before it is tried again to publish, where there was no room."""
 
 LISTED = 100
 """The most jobs in a list: the newest."""
@@ -83,7 +80,7 @@ class Jobs:
         chunk: int | None = None,
         progress: Progress | None = None,
     ) -> Job:
-        """Have the items of a Dataset embedded; the job, all of whose chunks are published.
+        """Have the items of a Dataset embedded by the workers; the job.
 
         models: by space. chunk: the most contents in a chunk; by default what suits the space.
         progress: called with how many items were read, and how many there are.
@@ -123,23 +120,8 @@ class Jobs:
         folder = self._folder(job)
         spec = folder.spec()
         if folder.report() is None:
-            await self.ledger.register(job, spec.chunks)
-            standing = await self.ledger.standing(job)
-            missed = {} if standing is None else standing.missed
-            await self.ledger.again(
-                job, [(chunk, _body(folder, spec, chunk)) for chunk in sorted(missed)]
-            )
+            await self.ledger.resume(job, spec.chunks)
             await self._drop_letters(job)
-            start = 0 if standing is None else standing.published
-            while True:
-                stop = min(start + SLICE, spec.chunks)
-                bodies = [_body(folder, spec, str(chunk)) for chunk in range(start, stop)]
-                reached = await self.ledger.publish(job, start, bodies)
-                if reached >= spec.chunks:
-                    break
-                if reached < stop:
-                    await asyncio.sleep(PAUSE_S)
-                start = reached
         return await self.get(job)
 
     async def cancel(self, job: str) -> Job:
@@ -148,8 +130,7 @@ class Jobs:
         folder = self._folder(job)
         spec = folder.spec()
         if folder.report() is None:
-            await self.ledger.register(job, spec.chunks)
-            await self.ledger.cancel(job)
+            await self.ledger.cancel(job, spec.chunks)
         return await self.get(job)
 
     async def get(self, job: str) -> Job:
@@ -221,10 +202,3 @@ def _is_of(job: str, body: bytes) -> bool:
         return Task.load(body).job == job
     except (ValueError, KeyError, TypeError):
         return False
-
-
-def _body(folder: JobFolder, spec: JobSpec, chunk: str) -> bytes:
-    if chunk == SEAL:
-        return seal_body(spec.id)
-    item_ids = folder.todo(int(chunk))["item_id"].to_pylist()
-    return chunk_body(spec.id, int(chunk), spec.space_of(int(chunk)).space, item_ids)

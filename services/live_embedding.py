@@ -81,8 +81,8 @@ class LiveEmbedder:
                 await self._items.store(space, embeddings)
         return [None] * len(bodies)
 
-    async def give_up(self, body: bytes, reason: str) -> None:
-        """Say of the items that a message names, and that wait, why they still do."""
+    async def give_up(self, body: bytes, reason: str) -> str:
+        """Say of the items that a message names, and that wait, why they still do; the reason."""
         puts = puts_of(body)
         found = await self._items.read(list(puts))
         current = [each for each in found if each.put == puts[each.item_id]]
@@ -91,6 +91,7 @@ class LiveEmbedder:
             waiting = _waiting(current, space, manifest)
             told = [Embedding(each.item_id, each.put, reason=reason) for each in waiting]
             await self._items.store(space, told)
+        return reason
 
     def _embedded(
         self, space: str, manifest: ContentManifest, items: Sequence[LiveItem]

@@ -160,8 +160,9 @@ def test_what_is_given_back_the_last_time_is_buried_with_that_reason(
 ) -> None:
     told: list[tuple[bytes, str]] = []
 
-    async def on_bury(body: bytes, reason: str) -> None:
+    async def on_bury(body: bytes, reason: str) -> str:
         told.append((body, reason))
+        return f"{reason} of poison"
 
     async def story(desk: Desk) -> None:
         queue = desk.another(on_bury=on_bury)
@@ -171,8 +172,8 @@ def test_what_is_given_back_the_last_time_is_buried_with_that_reason(
                 pass
             await queue.give_back("w1", held[0], reason, 0)
         (letter,) = await queue.dead.newest()
-        assert (letter.reason, letter.deliveries) == ("second", 2)
-        assert "second" in (await desk.problem(key))["detail"]
+        assert (letter.reason, letter.deliveries) == ("second of poison", 2)
+        assert (await desk.problem(key))["detail"].endswith(": second")
 
     tell(story)
     assert told == [(b"poison", "second")]
@@ -198,8 +199,9 @@ def test_who_wants_to_know_is_told_of_what_killed_its_workers(
 ) -> None:
     told: list[tuple[bytes, str]] = []
 
-    async def on_bury(body: bytes, reason: str) -> None:
+    async def on_bury(body: bytes, reason: str) -> str:
         told.append((body, reason))
+        return reason
 
     async def story(desk: Desk) -> None:
         await desk.queue.publish(b"deadly")
