@@ -17,13 +17,21 @@ from pydantic import BaseModel, ConfigDict
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match, Route
 
 from infra.redis import RedisUnavailable
 from services.bodies import MAX_K, Id, Name
 from services.catalogue_api import CATALOGUE_REQUESTS, add_catalogue
 from services.catalogue_service import CatalogueService
 from services.event_schemas import EventsReply, EventsRequest
-from services.http import body_of, json_reply, operation
+from services.http import (
+    HEALTH,
+    RECOMMENDATIONS,
+    SECTIONS,
+    body_of,
+    json_reply,
+    operation,
+)
 from services.jobs import Jobs
 from services.jobs_api import JOB_REQUESTS, add_jobs
 from services.problems import (
@@ -77,15 +85,20 @@ def build_api(service: Service, catalogue: CatalogueService, jobs: Jobs) -> Fast
     """The ASGI application over a service, its catalogue and its jobs."""
     app = FastAPIOffline(  # the browser gets all of /docs from here, nothing from elsewhere
         title="recsys",
-        description="Recommendations from recent histories. The same requests and replies travel "
-        "over a Redis queue.",
+        description="Recommendations from recent histories, and a catalogue that is searched by "
+        "words and pictures. Recommendations are asked for over a Redis queue as well, by the same "
+        "requests. Every error is a problem document (RFC 9457).",
+        openapi_tags=[{"name": name, "description": says} for name, says in SECTIONS.items()],
         version="1",
         redirect_slashes=False,
         redoc_url=None,
     )
     _add_errors(app)
 
-    @app.post("/v1/recommend", **operation("Recommend items", RecommendReply, RecommendRequest))
+    @app.post(
+        "/v1/recommend",
+        **operation(RECOMMENDATIONS, "Recommend items", RecommendReply, RecommendRequest),
+    )
     async def recommend(request: Request) -> Response:
         return json_reply(
             await service.recommend_one(parse(RecommendRequest, await body_of(request)))
@@ -93,14 +106,22 @@ def build_api(service: Service, catalogue: CatalogueService, jobs: Jobs) -> Fast
 
     @app.post(
         "/v1/recommend:batch",
-        **operation("Recommend for many at once", RecommendBatchReply, RecommendBatchRequest),
+        **operation(
+            RECOMMENDATIONS,
+            "Recommend for many at once",
+            RecommendBatchReply,
+            RecommendBatchRequest,
+        ),
     )
     async def recommend_batch(request: Request) -> Response:
         batch = parse(RecommendBatchRequest, await body_of(request))
         replies = await service.recommend_many(batch.requests)
         return json_reply(b'{"replies":[' + b",".join(map(dump, replies)) + b"]}")
 
-    @app.get("/v1/items/{item_id:path}/similar", **operation("Find similar items", SimilarReply))
+    @app.get(
+        "/v1/items/{item_id:path}/similar",
+        **operation(RECOMMENDATIONS, "Find similar items", SimilarReply),
+    )
     async def similar(
         item_id: Annotated[Id, Path()], options: Annotated[SimilarOptions, Query()]
     ) -> Response:
@@ -109,25 +130,25 @@ def build_api(service: Service, catalogue: CatalogueService, jobs: Jobs) -> Fast
     @app.post(
         "/v1/events",
         status_code=202,
-        **operation("Tell what users did", EventsReply, EventsRequest, status=202),
+        **operation(RECOMMENDATIONS, "Tell what users did", EventsReply, EventsRequest, status=202),
     )
     async def events(request: Request) -> Response:
         batch = parse(EventsRequest, await body_of(request))
         accepted = await service.accept(batch.events)
         return json_reply(EventsReply(accepted=accepted).model_dump_json().encode(), 202)
 
-    @app.get("/v1/models", **operation("List the models in service", ModelsReply))
+    @app.get("/v1/models", **operation(RECOMMENDATIONS, "List the models in service", ModelsReply))
     async def models() -> Response:
         return json_reply(await service.models())
 
     add_catalogue(app, catalogue)
     add_jobs(app, jobs)
 
-    @app.get("/healthz", summary="Whether the process is alive")
+    @app.get("/healthz", tags=[HEALTH], summary="Whether the process is alive")
     async def healthz() -> dict[str, str]:
         return {"status": "alive"}
 
-    @app.get("/readyz", summary="Whether requests can be answered")
+    @app.get("/readyz", tags=[HEALTH], summary="Whether requests can be answered")
     async def readyz() -> dict[str, str]:
         await service.models()
         return {"status": "ready"}
@@ -165,8 +186,9 @@ def _add_errors(app: FastAPI) -> None:
         if error.status_code == 404:
             refused: ServiceError = NoSuchPath("there is nothing at this path; see /docs")
         elif error.status_code == 405:
-            allowed = (error.headers or {}).get("Allow", "another method")
+            allowed = ", ".join(_methods(request))
             refused = WrongMethod(f"{request.method} is not for this path; use {allowed}")
+            return _problem(request, refused, {"Allow": allowed})
         else:
             raise error
         return _problem(request, refused, error.headers)
@@ -175,6 +197,13 @@ def _add_errors(app: FastAPI) -> None:
     async def unexpected(request: Request, error: Exception) -> Response:
         logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
         return _problem(request, ServiceError("the service has failed; its log says why"))
+
+
+def _methods(request: Request) -> list[str]:
+    """What the path is for: the first route that matches knows but its own methods."""
+    routes = (route for route in request.app.routes if isinstance(route, Route))
+    matching = (route for route in routes if route.matches(request.scope)[0] is not Match.NONE)
+    return sorted({method for route in matching for method in route.methods or ()})
 
 
 def _problem(request: Request, error: ServiceError, headers: Any = None) -> Response:
@@ -189,7 +218,11 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
     """FastAPI's document, with the schemas of the bodies that it does not read itself."""
     if app.openapi_schema is None:
         document = get_openapi(
-            title=app.title, version=app.version, description=app.description, routes=app.routes
+            title=app.title,
+            version=app.version,
+            description=app.description,
+            routes=app.routes,
+            tags=app.openapi_tags,
         )
         _, schemas = models_json_schema(
             [*((model, "validation") for model in REQUESTS), (Problem, "serialization")],

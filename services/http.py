@@ -14,6 +14,23 @@ from pydantic import BaseModel
 from services.problems import MAX_BODY, NotJson, TooLarge
 from services.schemas import Problem
 
+RECOMMENDATIONS, SEARCH, ITEMS, JOBS, HEALTH = (
+    "Recommendations",
+    "Search",
+    "Items",
+    "Embedding jobs",
+    "Health",
+)
+SECTIONS = {
+    RECOMMENDATIONS: "By user or by history, from the models in service; and what users did, which "
+    "counts in the very next recommendation.",
+    SEARCH: "By words, by a picture, by items that the results shall be like, or all of these.",
+    ITEMS: "Put in, they are embedded by the queue, found and recommended; hidden at once.",
+    JOBS: "A whole Dataset embedded by queue workers, into the next version of a content space.",
+    HEALTH: "For whoever keeps the service running.",
+}
+"""The sections of the documentation, in order, and what they say."""
+
 
 def json_reply(body: bytes, status: int = 200) -> Response:
     return Response(body, status, media_type="application/json")
@@ -37,14 +54,17 @@ async def body_of(request: Request, most: int = MAX_BODY) -> bytes:
 
 
 def operation(
+    section: str,
     summary: str,
     reply: type[BaseModel],
     request: type[BaseModel] | None = None,
     status: int = 200,
 ) -> dict[str, Any]:
-    """What the documentation says of a path whose body is read by `parse`."""
+    """What the documentation says, in one of its SECTIONS, of a path whose body is read by
+    `parse`."""
     problem = {"application/problem+json": {"schema": reference(Problem)}}
     operation: dict[str, Any] = {
+        "tags": [section],
         "summary": summary,
         "response_model": None,
         "responses": {

@@ -51,12 +51,15 @@ def _text(text: str) -> str:
 
 Text = Annotated[str, Field(max_length=MAX_TEXT), AfterValidator(_text)]
 
+Words = Annotated[str, Field(min_length=1, max_length=MAX_TEXT), AfterValidator(_text)]
+"""A text that is not empty."""
+
 
 class Item(RequestBody):
     """An item of the catalogue as its owner describes it; it replaces what was known of it."""
 
     item_id: Id
-    title: Annotated[Text, Field(min_length=1)]
+    title: Words
     text: Text | None = None
     """What it is, in words; it is embedded with the title and the tags."""
 

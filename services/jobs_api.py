@@ -13,7 +13,7 @@ from encoders.checkpoint import NoModel
 from recsys.data.dataset import NoDataset
 from services.allowed_models import RefusedModel
 from services.bodies import Id, ReplyBody, RequestBody
-from services.http import body_of, json_reply, operation
+from services.http import JOBS, body_of, json_reply, operation
 from services.job_folder import NoJob
 from services.jobs import Job, Jobs, RefusedDataset
 from services.problems import Invalid, ServiceError, UnknownJob, parse
@@ -69,7 +69,7 @@ def add_jobs(app: FastAPI, jobs: Jobs) -> None:
     @app.post(
         "/v1/jobs",
         status_code=202,
-        **operation("Embed a Dataset", Job, JobRequest, status=202),
+        **operation(JOBS, "Embed a Dataset", Job, JobRequest, status=202),
     )
     async def submit(request: Request) -> Response:
         asked = parse(JobRequest, await body_of(request))
@@ -84,18 +84,18 @@ def add_jobs(app: FastAPI, jobs: Jobs) -> None:
             raise Invalid(error.message) from None
         return _json(job, 202)
 
-    @app.get("/v1/jobs", **operation("List the newest jobs", JobsReply))
+    @app.get("/v1/jobs", **operation(JOBS, "List the newest jobs", JobsReply))
     async def newest() -> Response:
         return _json(JobsReply(jobs=await jobs.newest()))
 
-    @app.get("/v1/jobs/{job_id}", **operation("Look at a job", Job))
+    @app.get("/v1/jobs/{job_id}", **operation(JOBS, "Look at a job", Job))
     async def job(job_id: JobId) -> Response:
         try:
             return _json(await jobs.get(job_id))
         except NoJob as error:
             raise _unknown(error) from None
 
-    @app.delete("/v1/jobs/{job_id}", **operation("Cancel a job", Job))
+    @app.delete("/v1/jobs/{job_id}", **operation(JOBS, "Cancel a job", Job))
     async def cancel(job_id: JobId) -> Response:
         try:
             return _json(await jobs.cancel(job_id))

@@ -11,7 +11,7 @@ from pydantic import Field, StrictBool, model_validator
 
 from services.bodies import DeadlineMs, Id, K, Name, ReplyBody, RequestBody
 from services.filter_schemas import Filters
-from services.item_schemas import MAX_PICTURE, Text
+from services.item_schemas import MAX_PICTURE, Words
 
 MAX_EXAMPLES = 100
 """The most items that a search can be like, or unlike."""
@@ -55,7 +55,7 @@ class SearchRequest(RequestBody):
         }
     }
 
-    text: Annotated[Text, Field(min_length=1)] | None = None
+    text: Words | None = None
     """What to look for, in words."""
 
     picture: Picture | None = None

@@ -196,6 +196,13 @@ def test_the_openapi_document_describes_bodies_and_problems(api: Api) -> None:
     assert {"RecommendRequest", "RecommendReply", "EventsRequest", "Problem"} <= set(references)
 
 
+def test_every_path_stands_in_a_section_of_the_documentation(api: Api) -> None:
+    document = api("GET", "/openapi.json").json()
+    operations = [each for path in document["paths"].values() for each in path.values()]
+    sections = [each["tags"] for each in operations]
+    assert {name for [name] in sections} == {tag["name"] for tag in document["tags"]}
+
+
 LONG = "x" * 257
 JSON = {"Content-Type": "application/json"}
 POSTS = ("/v1/recommend", "/v1/recommend:batch", "/v1/events")
@@ -306,6 +313,12 @@ def test_every_wrong_field_is_named(api: Api) -> None:
 
 def test_who_may_not_use_a_method_is_told_which_to_use(api: Api) -> None:
     assert api("GET", "/v1/recommend").headers["allow"] == "POST"
+
+
+def test_all_methods_of_a_path_are_told(api: Api) -> None:
+    refused_put = api("PUT", "/v1/items/drama-1", json={})
+    assert refused_put.headers["allow"] == "DELETE, GET"
+    assert "use DELETE, GET" in refused_put.json()["detail"]
 
 
 json_values = st.recursive(

@@ -288,6 +288,10 @@ def test_an_item_that_is_none_is_refused_by_its_field_and_nothing_is_kept(
     assert shop.runner.run(shop.items.all()) == []
 
 
+def test_an_empty_text_is_told_in_characters(shop: Shop) -> None:
+    assert "at least 1 character" in shop.refused("POST", "/v1/search", {"text": ""})["detail"]
+
+
 def test_an_item_that_stands_twice_in_a_request_is_refused(shop: Shop) -> None:
     assert "twice" in shop.refused("PUT", "/v1/items", {"items": [NEW, NEW]})["detail"]
 
