@@ -112,7 +112,7 @@ class DigestEncoder:
 class DigestEncoders:
     """Finds it."""
 
-    def open(self, space: str, model: str) -> DigestEncoder:
+    def open(self, space: str, model: str, fingerprint: str) -> DigestEncoder:
         return DigestEncoder()
 
     def fingerprint(self, space: str, model: str) -> str:

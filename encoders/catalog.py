@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from encoders.checkpoint import NoModel
 from encoders.encoder import Encoder
 from infra.errors import RecsysError
 
@@ -20,6 +21,13 @@ def open_encoder(space: str, model: str, *, device: str | None = None) -> Encode
     device: as torch names it; a GPU where there is one if it is left out.
     Raises UnknownSpace and NoModel. An encoder's libraries are loaded when it is opened.
     """
+    encoder = _loaded(space, model, device)
+    if encoder.fingerprint != fingerprint_of(space, model):
+        raise NoModel(f"the files of {model} were exchanged while they were loaded: try again")
+    return encoder
+
+
+def _loaded(space: str, model: str, device: str | None) -> Encoder[Any]:
     if space == "text":
         from encoders.text import TextEncoder
 

@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,6 +34,17 @@ MODULES = "modules.json"
 _NAME = re.compile(r"(?:[\w.-]+/)?[\w.-]+(?:@[\w./-]+)?")
 _KEPT = (".json", ".txt", ".model", ".safetensors", ".bin")
 """The suffixes of what a checkpoint is loaded from: configs, vocabularies, weights."""
+_OF_TRAINING = (
+    "training.json",
+    "training_args.bin",
+    "trainer_state.json",
+    "optimizer.bin",
+    "scheduler.bin",
+    "train_results.json",
+    "eval_results.json",
+    "all_results.json",
+)
+"""What trainers leave beside a model, and nothing is loaded from."""
 _ELSEWHERE = ["onnx/*", "openvino/*", "*/onnx/*", "*/openvino/*"]
 """The same weights for other programs."""
 
@@ -55,11 +67,13 @@ class Checkpoint:
 
         what: whatever else decides what the model answers: preprocessing, number format.
         It depends neither on where the folder lies nor on files that are not loaded (weights for
-        other frameworks, a README). It takes as long as the weights take to be read.
+        other frameworks, a README, what a training says of itself). It takes as long as the weights
+        take to be read; after that, until a file is another one, next to none.
         """
         digest = hashlib.sha256("\n".join(what).encode())
         for path in self._files():
-            digest.update(f"\n{path.relative_to(self.folder).as_posix()} {sha256(path)}".encode())
+            name = path.relative_to(self.folder).as_posix()
+            digest.update(f"\n{name} {_hash(path)}".encode())
         return digest.hexdigest()[:32]
 
     def _files(self) -> list[Path]:
@@ -69,7 +83,7 @@ class Checkpoint:
         """
         found: list[Path] = []
         for folder in self._folders():
-            files = [path for path in folder.iterdir() if path.suffix in _KEPT and path.is_file()]
+            files = [path for path in folder.iterdir() if _is_loaded(path)]
             safe = any(path.suffix == ".safetensors" for path in files)
             found += [path for path in files if not (safe and path.suffix == ".bin")]
         return sorted(found)
@@ -83,6 +97,21 @@ class Checkpoint:
         except (ValueError, KeyError, TypeError) as error:
             raise NoModel(f"{listing} does not list a model's modules: {error!r}") from None
         return {self.folder, *(folder for folder in named if folder.is_dir())}
+
+
+def _is_loaded(path: Path) -> bool:
+    return path.suffix in _KEPT and path.name not in _OF_TRAINING and path.is_file()
+
+
+def _hash(path: Path) -> str:
+    told = path.stat()
+    return _hash_of(path, told.st_ino, told.st_size, told.st_mtime_ns, told.st_ctime_ns)
+
+
+@lru_cache(maxsize=1024)
+def _hash_of(path: Path, *_version: int) -> str:
+    """The SHA-256 of a file, which is read again where what is told of it changed."""
+    return sha256(path)
 
 
 def folder_of(model: str) -> Path | None:

@@ -24,7 +24,7 @@ from infra.errors import RecsysError
 from infra.roots import Unreadable
 from infra.settings import Settings
 from recsys.embedding_store import EmbeddingStore
-from services.job_folder import JobFolder, SpaceSpec, part_name
+from services.job_folder import JobFolder, part_name
 from services.job_ledger import CANCELLED, GO, UNKNOWN, Ledger, Task
 from services.jobs import Encoders
 from services.live_items import LiveItems
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 
 class OtherEncoder(RecsysError):
-    """The encoder that a worker finds is not the one that the job is for."""
+    """The files of an encoder are not those that vectors were, or are to be, made by."""
 
 
 class CatalogEncoders:
@@ -45,21 +45,36 @@ class CatalogEncoders:
     def __init__(self, device: str | None = None) -> None:
         """device: as torch names it; a GPU where there is one if it is None."""
         self._device = device
-        self._open: dict[str, tuple[str, Encoder[Any]]] = {}
+        self._open: dict[str, Encoder[Any]] = {}
         self._lock = threading.Lock()
 
-    def open(self, space: str, model: str) -> Encoder[Any]:
+    def open(self, space: str, model: str, fingerprint: str) -> Encoder[Any]:
         """Threads may ask at once; an encoder may be shared by them."""
         with self._lock:
-            name, encoder = self._open.get(space, ("", None))
-            if encoder is None or name != model:
-                self._open.pop(space, None)  # its memory is free before the next one's is taken
-                encoder = open_encoder(space, model, device=self._device)
-                self._open[space] = (model, encoder)
+            encoder = self._open.get(space)
+            if encoder is not None and encoder.fingerprint == fingerprint:
+                return encoder
+            if encoder is None or encoder.fingerprint != fingerprint_of(space, model):
+                self._open.pop(space, None)
+                del encoder  # its memory is free before the next one's is taken
+                encoder = self._open[space] = open_encoder(space, model, device=self._device)
             return encoder
 
     def fingerprint(self, space: str, model: str) -> str:
         return fingerprint_of(space, model)
+
+
+def encoder_of(encoders: Encoders, space: str, model: str, fingerprint: str) -> Encoder[Any]:
+    """The model whose vectors have that fingerprint; raises OtherEncoder where the files of its
+    name are others by now, and what opening raises."""
+    encoder = encoders.open(space, model, fingerprint)
+    if encoder.fingerprint != fingerprint:
+        raise OtherEncoder(
+            f"the encoder {model!r} of the fingerprint {fingerprint} is asked for, and the one of "
+            f"that name here has {encoder.fingerprint}: put its files back, or embed anew with "
+            "`recsys embed`"
+        )
+    return encoder
 
 
 class Embedding:
@@ -111,22 +126,12 @@ class Embedding:
         part = store.open(name)
         if part is not None:
             return len(part.hashes), int((~part.has_vector).sum()), 0
-        encoder = self._encoder(space)
+        encoder = encoder_of(self._encoders, space.space, space.model, space.fingerprint)
         todo = folder.todo(chunk)
         contents = Contents(spec.dataset)
         vectors, problems = encode(encoder, contents, todo["content"], todo["hash"])
         store.write(name, todo["hash"].combine_chunks(), vectors, problems)
         return len(todo), len(problems), len(todo)
-
-    def _encoder(self, space: SpaceSpec) -> Encoder[Any]:
-        encoder = self._encoders.open(space.space, space.model)
-        if encoder.fingerprint != space.fingerprint:
-            raise OtherEncoder(
-                f"the job is for the encoder {space.model} of the fingerprint {space.fingerprint}, "
-                f"and the one of that name here has {encoder.fingerprint}: give this worker the "
-                "same files, or submit the job anew"
-            )
-        return encoder
 
 
 def encode(

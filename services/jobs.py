@@ -42,9 +42,14 @@ LETTERS = 1000
 class Encoders(Protocol):
     """Who finds encoders."""
 
-    def open(self, space: str, model: str) -> Encoder[Any]: ...
+    def open(self, space: str, model: str, fingerprint: str) -> Encoder[Any]:
+        """The model of that name; as its files are now, unless one of the fingerprint that is
+        asked for is open."""
+        ...
 
-    def fingerprint(self, space: str, model: str) -> str: ...
+    def fingerprint(self, space: str, model: str) -> str:
+        """The one that the model has as its files are now."""
+        ...
 
 
 class RefusedDataset(RecsysError):

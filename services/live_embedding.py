@@ -16,13 +16,13 @@ from encoders.item_text import item_texts
 from infra.roots import Roots, Unreadable
 from recsys.content_bundle import ContentManifest
 from recsys.registry import Spaces
+from services.embedding import encoder_of
 from services.item_schemas import ItemState
 from services.jobs import Encoders
 from services.live_catalogue import items_table
 from services.live_item import Embedding, LiveItem, LiveVector
 from services.live_items import LiveItems, puts_of
 from services.patience import PICTURES_AT_ONCE, patiently_encoded
-from services.query_encoder import encoder_of
 from services.spool import MAX_PICTURE, content_hash
 
 logger = logging.getLogger(__name__)
@@ -119,7 +119,7 @@ class LiveEmbedder:
                 embeddings.append(Embedding(each.item.item_id, each.item.put, vector=vector))
         if not wanted:
             return embeddings
-        encoder = encoder_of(self._encoders, manifest)
+        encoder = encoder_of(self._encoders, space, manifest.encoder, manifest.fingerprint)
         vectors, problems = patiently_encoded(encoder, [each.content for each in wanted])
         for row, each in enumerate(wanted):
             reason = problems.get(row)

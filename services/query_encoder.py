@@ -17,7 +17,7 @@ from recsys.content_bundle import ContentManifest
 from recsys.registry import Spaces
 from services.catalogue_service import Wanted
 from services.content_space import QueryVector
-from services.embedding import OtherEncoder
+from services.embedding import encoder_of
 from services.jobs import Encoders
 from services.problems import Invalid, ServiceError, Unavailable
 from services.schemas import FieldError
@@ -26,19 +26,6 @@ if TYPE_CHECKING:
     from encoders.cross_encoder import CrossEncoder
 
 logger = logging.getLogger(__name__)
-
-
-def encoder_of(encoders: Encoders, manifest: ContentManifest) -> Encoder[Any]:
-    """The encoder that made a bundle's vectors; raises OtherEncoder where the one of its name is
-    another by now, and what opening raises."""
-    encoder = encoders.open(manifest.space, manifest.encoder)
-    if encoder.fingerprint != manifest.fingerprint:
-        raise OtherEncoder(
-            f"the space {manifest.space!r} was made by the encoder {manifest.encoder!r} of the "
-            f"fingerprint {manifest.fingerprint}, and the one of that name here has "
-            f"{encoder.fingerprint}: put the model back, or embed anew with `recsys embed`"
-        )
-    return encoder
 
 
 class QueryEncoder:
@@ -55,9 +42,12 @@ class QueryEncoder:
         """Load the encoders of the active spaces, so that the first search need not wait."""
         try:
             for manifest in self._spaces.encoders().values():
-                encoder_of(self._encoders, manifest)
+                self._encoder_of(manifest)
         except RecsysError as error:
             logger.warning("%s", error)
+
+    def _encoder_of(self, manifest: ContentManifest) -> Encoder[Any]:
+        return encoder_of(self._encoders, manifest.space, manifest.encoder, manifest.fingerprint)
 
     def encode(self, batch: Sequence[Wanted]) -> list[dict[str, QueryVector] | ServiceError]:
         """For each, its vectors by space: of the text in the text space, of the picture in the
@@ -73,7 +63,7 @@ class QueryEncoder:
             if not at:
                 continue
             try:
-                encoder = encoder_of(self._encoders, manifest)
+                encoder = self._encoder_of(manifest)
             except RecsysError as error:
                 for i in at:
                     answers[i] = Unavailable(error.message)

@@ -72,7 +72,10 @@ class HashingEncoders:
     def __init__(self) -> None:
         self.texts: dict[str, HashingEncoder] = {}
 
-    def open(self, space: str, model: str) -> Encoder[Any]:
+    def open(self, space: str, model: str, fingerprint: str) -> Encoder[Any]:
+        return self._of(space, model)
+
+    def _of(self, space: str, model: str) -> Encoder[Any]:
         return ColourEncoder() if space == "image" else self.text(model)
 
     def text(self, model: str) -> HashingEncoder:
@@ -80,4 +83,4 @@ class HashingEncoders:
         return self.texts.setdefault(model, HashingEncoder(dim))
 
     def fingerprint(self, space: str, model: str) -> str:
-        return self.open(space, model).fingerprint
+        return self._of(space, model).fingerprint

@@ -66,11 +66,11 @@ class Shop:
         self.run(self.redis.aclose())
         self.runner.close()
 
-    def open(self, space: str, model: str) -> Encoder[Any]:
+    def open(self, space: str, model: str, fingerprint: str) -> Encoder[Any]:
         return self.colours if space == "image" else self.encoder
 
     def fingerprint(self, space: str, model: str) -> str:
-        return self.open(space, model).fingerprint
+        return self.open(space, model, "").fingerprint
 
     def run(self, work: Awaitable[T]) -> T:
         async def awaited() -> T:

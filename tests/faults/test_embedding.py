@@ -56,10 +56,10 @@ class Telling:
     def __init__(self, encoders, pause_s):
         self.fingerprint, self._open, self._pause_s = encoders.fingerprint, encoders.open, pause_s
 
-    def open(self, space, model):
+    def open(self, *asked):
         print("holds", flush=True)
         time.sleep(self._pause_s)
-        return self._open(space, model)
+        return self._open(*asked)
 
 _, encoders = ENCODERS[sys.argv[3]]
 embedding.CatalogEncoders = lambda device: Telling(encoders(), float(sys.argv[4]))

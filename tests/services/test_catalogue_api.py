@@ -42,7 +42,7 @@ class Encoders:
     def __init__(self) -> None:
         self.encoder = HashingEncoder()
 
-    def open(self, space: str, model: str) -> HashingEncoder:
+    def open(self, space: str, model: str, fingerprint: str) -> HashingEncoder:
         return self.encoder
 
     def fingerprint(self, space: str, model: str) -> str:

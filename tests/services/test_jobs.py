@@ -362,8 +362,8 @@ def test_a_cancelled_job_that_is_resumed_does_what_was_left_and_only_that(play: 
 class OtherEncoders(HashingEncoders):
     """Of a worker whose files are not the submitter's."""
 
-    def open(self, space: str, model: str) -> Encoder[Any]:
-        return super().open(space, "hashing-16")
+    def open(self, space: str, model: str, fingerprint: str) -> Encoder[Any]:
+        return super().open(space, "hashing-16", fingerprint)
 
 
 def test_a_chunk_that_no_worker_can_do_fails_the_job_with_the_reason_and_the_item_ids(
@@ -391,8 +391,8 @@ def test_a_chunk_that_no_worker_can_do_fails_the_job_with_the_reason_and_the_ite
 class BreakingEncoders(HashingEncoders):
     """Whose encoder breaks down for good after a few texts."""
 
-    def open(self, space: str, model: str) -> Encoder[Any]:
-        encoder = super().open(space, model)
+    def open(self, space: str, model: str, fingerprint: str) -> Encoder[Any]:
+        encoder = super().open(space, model, fingerprint)
         whole = encoder.encode
 
         def encode(contents: Sequence[str]) -> Encoded:

@@ -30,10 +30,10 @@ from services import embedding, worker
 from tests.hashing_encoder import HashingEncoders
 
 class Slow(HashingEncoders):
-    def open(self, space, model):
+    def open(self, space, model, fingerprint):
         print("holds", flush=True)
         time.sleep(1)
-        return super().open(space, model)
+        return super().open(space, model, fingerprint)
 
 embedding.CatalogEncoders = lambda device: Slow()
 settings = Settings(state_dir=Path(sys.argv[1]), redis_url=None, namespace=sys.argv[3])
