@@ -41,8 +41,12 @@ BLOCK = 1 << 16
 _SUFFIX = ".arrow"
 _ROW_BITS = 32
 
+Held = tuple[NDArray[np.int64], NDArray[np.uint64]]
+"""Places Int64[m], and the hashes UInt64[m, 2] of the contents whose vectors are there, or will
+be."""
+
 _CLAIM = np.dtype([("high", "<u8"), ("low", "<u8"), ("order", "<i8")])
-"""Somebody has a content: a row of the job, or, below zero, a place in the store."""
+"""Somebody has a content: a row of the job, or, below zero, a place."""
 
 
 class BrokenPart(RecsysError):
@@ -98,6 +102,18 @@ class EmbeddingStore:
         path = self.path(part)
         return Part(path) if path.exists() else None
 
+    def held(self, parts: Sequence[str], first: int = 0) -> Iterator[Held]:
+        """Which contents have a vector in the parts, which are numbered from `first` on."""
+        for number, name in enumerate(parts, first):
+            part = self.open(name)
+            if part is not None:
+                rows = np.flatnonzero(part.has_vector)
+                yield place(number, rows), part.hashes[rows]
+
+    def count(self, parts: Sequence[str]) -> int:
+        """How many contents are in the parts, those without a vector included."""
+        return sum(len(part.hashes) for part in map(self.open, parts) if part)
+
     def write(
         self,
         part: str,
@@ -149,7 +165,7 @@ class Vectors:
         places: Int64[n], none of them NOWHERE. hashes: UInt64[n, 2], of what must be there; raises
         BrokenPart where it is something else.
         """
-        numbers, rows = places >> _ROW_BITS, places & ((1 << _ROW_BITS) - 1)
+        numbers, rows = part_of(places), places & ((1 << _ROW_BITS) - 1)
         order = np.argsort(numbers, kind="stable")
         bounds = np.flatnonzero(np.diff(numbers[order])) + 1
         vectors: NDArray[np.float32] | None = None
@@ -177,6 +193,11 @@ def place(number: int, rows: NDArray[np.int64]) -> NDArray[np.int64]:
     return (np.int64(number) << _ROW_BITS) | rows
 
 
+def part_of(places: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The number of the part that each place is in."""
+    return places >> _ROW_BITS
+
+
 def hash_words(hashes: pa.Array | pa.ChunkedArray) -> NDArray[np.uint64]:
     """UInt64[n, 2] of Binary(16)[n] without nulls."""
     if isinstance(hashes, pa.ChunkedArray):
@@ -187,24 +208,24 @@ def hash_words(hashes: pa.Array | pa.ChunkedArray) -> NDArray[np.uint64]:
 def owners(
     batches: Iterator[pa.Array],
     n_rows: int,
-    store: EmbeddingStore,
-    parts: Sequence[str],
+    held: Iterator[Held],
+    n_held: int,
     out: NDArray[np.int64],
     scratch: Path,
 ) -> None:
-    """Find for each row who has its content: the store, or the first row with the same.
+    """Find for each row who has its content: a place where it is held, or the first row with the
+    same.
 
-    batches: Binary(16), null where a row has no content, n_rows of them in all; parts: of the
-    store, as places number them.
-    out: Int64[n_rows], may be a mapped file. Gets the first row with the same content; or, if the
-    store has its vector, -2 less the place; or NOWHERE.
+    batches: Binary(16), null where a row has no content, n_rows of them in all. held: about n_held
+    contents in all.
+    out: Int64[n_rows], may be a mapped file. Gets the first row with the same content; or, if it is
+    held, -2 less the greatest place where it is; or NOWHERE.
     scratch: a folder with room for 24 bytes a content.
 
-    All of them are compared and nothing of that size is held: whose hashes are alike meet in one
-    of many buckets, files that are looked at one by one.
+    All of them are compared and nothing of that size is in memory: whose hashes are alike meet in
+    one of many buckets, files that are looked at one by one.
     """
-    n_known = sum(len(part.hashes) for part in map(store.open, parts) if part)
-    n_buckets = 1 + (n_rows + n_known) // BUCKET
+    n_buckets = 1 + (n_rows + n_held) // BUCKET
     with tempfile.TemporaryDirectory(dir=scratch) as folder, ExitStack() as stack:
         buckets = [Path(folder) / str(i) for i in range(n_buckets)]
         files = [stack.enter_context(path.open("wb")) for path in buckets]
@@ -218,11 +239,8 @@ def owners(
             for file, begin, end in zip(files, ends[:-1], ends[1:], strict=True):
                 claims[begin:end].tofile(file)
 
-        for number, name in enumerate(parts):
-            part = store.open(name)
-            if part is not None:
-                rows = np.flatnonzero(part.has_vector)
-                put(part.hashes[rows], -2 - place(number, rows))
+        for places, hashes in held:
+            put(hashes, -2 - places)
         start = 0
         for batch in batches:
             out[start : start + len(batch)] = NOWHERE
@@ -235,7 +253,7 @@ def owners(
 
 
 def _settle(claims: NDArray[np.void], out: NDArray[np.int64]) -> None:
-    """Of those who have the same content the least owns it: the store before any row."""
+    """Of those who have the same content the least owns it: a place before any row."""
     claims = claims[np.lexsort((claims["order"], claims["low"], claims["high"]))]
     other = np.ones(len(claims), bool)
     other[1:] = (claims["high"][1:] != claims["high"][:-1]) | (

@@ -23,14 +23,15 @@ from encoders.encoder import Encoder
 from infra.errors import RecsysError
 from infra.roots import Unreadable
 from infra.settings import Settings
+from infra.storage import exclusive_in_turn
 from recsys.embedding_store import EmbeddingStore
-from services.job_folder import JobFolder, part_name
+from services.contents import Contents, content_hash
+from services.job_folder import JobFolder, SpaceSpec
 from services.job_ledger import CANCELLED, GO, UNKNOWN, Ledger, Task
 from services.jobs import Encoders
 from services.live_items import LiveItems
 from services.patience import PICTURES_AT_ONCE, patiently_encoded
 from services.sealing import seal_job
-from services.spool import Contents, content_hash
 
 logger = logging.getLogger(__name__)
 
@@ -111,26 +112,28 @@ class Embedding:
             await self._ledger.sealed(task.job)
             folder.tidy()
         else:
-            contents, problems, fresh = await asyncio.to_thread(self._embed, folder, task.chunk)
+            spec = folder.spec()
+            # In turn, for another job may have the same chunk, or another worker the same message.
+            async with exclusive_in_turn(folder.todo_path(task.chunk)):
+                contents, problems, fresh = await asyncio.to_thread(
+                    self._embed, folder, task.chunk, spec.space_of(task.chunk)
+                )
             await self._ledger.done(
                 task.job, task.chunk, contents=contents, problems=problems, fresh=fresh
             )
 
-    def _embed(self, folder: JobFolder, chunk: int) -> tuple[int, int, int]:
+    def _embed(self, folder: JobFolder, chunk: int, space: SpaceSpec) -> tuple[int, int, int]:
         """Write the chunk's part unless it is there; how many contents it has, how many of them
         have no vector, and how many were embedded just now."""
-        spec = folder.spec()
-        space = spec.space_of(chunk)
         store = EmbeddingStore(self._settings.embeddings_dir, space.space, space.fingerprint)
-        name = part_name(folder.id, chunk)
-        part = store.open(name)
+        header, todo = folder.todo(chunk)
+        part = store.open(header.part)
         if part is not None:
             return len(part.hashes), int((~part.has_vector).sum()), 0
         encoder = encoder_of(self._encoders, space.space, space.model, space.fingerprint)
-        todo = folder.todo(chunk)
-        contents = Contents(spec.dataset)
+        contents = Contents(header.dataset)
         vectors, problems = encode(encoder, contents, todo["content"], todo["hash"])
-        store.write(name, todo["hash"].combine_chunks(), vectors, problems)
+        store.write(header.part, todo["hash"].combine_chunks(), vectors, problems)
         return len(todo), len(problems), len(todo)
 
 

@@ -3,7 +3,8 @@
     job.json               what is to be done: `JobSpec`
     items.parquet          the dataset's catalogue, and for each space `<space>_hash` of the content
                            or `<space>_problem` why it cannot be read; neither where there is none
-    todo/000123.parquet    chunk 123: hash, content (the text, the picture's URI), item_id
+    todo/000123.parquet    chunk 123: hash, content (the text, the picture's URI), item_id; and what
+                           part of the store it becomes. Jobs that share a chunk share the file
     places-<space>.npy     Int64[N]: where the vector of each item is going to be
     parts-<space>.json     the parts of the store that places count
     report.json            how it ended: `Report`
@@ -19,6 +20,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
@@ -45,6 +47,9 @@ TODO_SCHEMA = pa.schema(
         pa.field("item_id", pa.string(), nullable=False),
     ]
 )
+
+PART, DATASET = b"part", b"dataset"
+"""What the metadata of a chunk's file says beside."""
 
 PROBLEMS_SCHEMA = pa.schema(
     [pa.field(name, pa.string(), nullable=False) for name in ("item_id", "space", "reason")]
@@ -155,6 +160,17 @@ class Report(BaseModel):
     spaces: dict[str, SpaceReport]
 
 
+@dataclass(frozen=True)
+class TodoHeader:
+    """What a chunk is for."""
+
+    part: str
+    """The part of the store that it becomes."""
+
+    dataset: Path
+    """Where relative URIs of pictures start."""
+
+
 AnyFile = TypeVar("AnyFile", JobSpec, Report)
 
 
@@ -210,16 +226,25 @@ class JobFolder:
     def todo_path(self, chunk: int) -> Path:
         return self.path / "todo" / f"{chunk:06d}.parquet"
 
-    def write_todo(self, chunk: int, table: pa.Table) -> None:
+    def write_todo(self, chunk: int, contents: pa.Table, part: str, dataset: Path) -> None:
+        """contents: by TODO_SCHEMA."""
         path = self.todo_path(chunk)
         path.parent.mkdir(exist_ok=True)
-        pq.write_table(table, path)
+        header = {PART: part.encode(), DATASET: str(dataset).encode()}
+        pq.write_table(contents.replace_schema_metadata(header), path)
 
-    def todo(self, chunk: int) -> pa.Table:
-        """The contents of a chunk, by TODO_SCHEMA; raises NoJob if they cannot be read."""
+    def adopt_todo(self, chunk: int, path: Path) -> None:
+        """Take the file of another job's chunk for one of this job."""
+        self.todo_path(chunk).parent.mkdir(exist_ok=True)
+        path.rename(self.todo_path(chunk))
+
+    def todo(self, chunk: int) -> tuple[TodoHeader, pa.Table]:
+        """What the chunk is for, and its contents by TODO_SCHEMA; raises NoJob if that cannot be
+        read."""
         path = self.todo_path(chunk)
+        header = todo_header(path)
         try:
-            return pq.read_table(path, schema=TODO_SCHEMA)
+            return header, pq.read_table(path, schema=TODO_SCHEMA)
         except (OSError, pa.ArrowException) as error:
             raise NoJob(f"chunk {chunk} of the job {self.id} cannot be read: {error}") from None
 
@@ -265,6 +290,10 @@ def row_batches(path: Path, columns: list[str] | None = None) -> Iterator[pa.Rec
         yield from file.iter_batches(ROWS, columns=columns, use_threads=False)
 
 
-def part_name(job: str, chunk: int) -> str:
-    """What a chunk's part of the store is called."""
-    return f"{job}-{chunk:06d}"
+def todo_header(path: Path) -> TodoHeader:
+    """What the file of a chunk says it is for; raises NoJob if it cannot be read."""
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+        return TodoHeader(metadata[PART].decode(), Path(metadata[DATASET].decode()))
+    except (OSError, KeyError, pa.ArrowException) as error:
+        raise NoJob(f"the chunk in {path} cannot be read: {error}") from None

@@ -195,7 +195,7 @@ class Ledger:
             return ""
         try:
             folder = JobFolder.named(self._settings.jobs_dir, task.job)
-            ids = folder.todo(task.chunk)["item_id"].to_pylist()
+            ids = folder.todo(task.chunk)[1]["item_id"].to_pylist()
         except NoJob:
             return ""
         named, size = 0, 0

@@ -20,17 +20,22 @@ from infra.dead_letters import DeadLetters
 from infra.errors import RecsysError
 from infra.redis import AsyncRedis
 from infra.settings import Settings
+from infra.storage import exclusive_in_turn
 from recsys.data.dataset import read_info
 from recsys.embedding_store import EmbeddingStore
 from services.allowed_models import check_models
 from services.job_folder import JobFolder, NoJob
 from services.job_ledger import Ledger, Task
+from services.job_plan import CHUNK, Request
 from services.job_status import ENDED, Job, JobState, job_of, state_of
-from services.spool import CHUNK, Progress, Request, spool
+from services.spool import Progress, spool
 
 __all__ = ["ENDED", "Encoders", "Job", "JobState", "Jobs", "RefusedDataset"]
 
 logger = logging.getLogger(__name__)
+
+LOCK = ".submitting"
+"""In the folder of the jobs; held by whoever writes the folder of a new one."""
 
 LISTED = 100
 """The most jobs in a list: the newest."""
@@ -101,22 +106,11 @@ class Jobs:
         if self._models is not None:
             check_models(models, self._models)
         requests = await asyncio.to_thread(self._requests, models, chunk)
-        folder = await self._unfinished(dataset, requests)
-        if folder is None:
-            stores = {r.space: self._store(r.space, r.fingerprint) for r in requests}
-            left = threading.Event()
-
-            def told(done: int, whole: int | None) -> None:
-                if left.is_set():
-                    raise asyncio.CancelledError
-                if progress is not None:
-                    progress(done, whole)
-
-            arguments = (self._settings.jobs_dir, dataset, requests, stores, told)
-            try:
-                folder = await asyncio.to_thread(spool, *arguments)
-            finally:
-                left.set()  # a thread is not cancelled along: it ends where it tells of itself
+        self._settings.jobs_dir.mkdir(parents=True, exist_ok=True)
+        async with exclusive_in_turn(self._settings.jobs_dir / LOCK):
+            folder = await self._unfinished(dataset, requests)
+            if folder is None:
+                folder = await self._spooled(dataset, requests, progress)
         return await self.resume(folder.id)
 
     async def resume(self, job: str) -> Job:
@@ -160,6 +154,27 @@ class Jobs:
         folder = self._folder(job)
         folder.spec()
         return [] if folder.report() is None else folder.problems()
+
+    async def _spooled(
+        self, dataset: Path, requests: Sequence[Request], progress: Progress | None
+    ) -> JobFolder:
+        """The folder of a new job; the lock must be held."""
+        stores = {r.space: self._store(r.space, r.fingerprint) for r in requests}
+        left = threading.Event()
+
+        def told(done: int, whole: int | None) -> None:
+            if left.is_set():
+                raise asyncio.CancelledError
+            if progress is not None:
+                progress(done, whole)
+
+        arguments = (self._settings.jobs_dir, dataset, requests, stores, told)
+        spooling = asyncio.create_task(asyncio.to_thread(spool, *arguments))
+        try:
+            return await asyncio.shield(spooling)
+        finally:
+            left.set()  # a thread is not cancelled along: it ends where it tells of itself
+            await asyncio.wait([spooling])
 
     def _folder(self, job: str) -> JobFolder:
         return JobFolder.named(self._settings.jobs_dir, job)

@@ -15,10 +15,10 @@ from services.allowed_models import RefusedModel
 from services.bodies import Id, ReplyBody, RequestBody
 from services.http import JOBS, body_of, json_reply, operation
 from services.job_folder import NoJob
+from services.job_plan import NothingToEmbed
 from services.jobs import Job, Jobs, RefusedDataset
 from services.problems import Invalid, ServiceError, UnknownJob, parse
 from services.schemas import FieldError
-from services.spool import NothingToEmbed
 
 
 class JobRequest(RequestBody):

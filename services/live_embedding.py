@@ -16,6 +16,7 @@ from encoders.item_text import item_texts
 from infra.roots import Roots, Unreadable
 from recsys.content_bundle import ContentManifest
 from recsys.registry import Spaces
+from services.contents import MAX_PICTURE, content_hash
 from services.embedding import encoder_of
 from services.item_schemas import ItemState
 from services.jobs import Encoders
@@ -23,7 +24,6 @@ from services.live_catalogue import items_table
 from services.live_item import Embedding, LiveItem, LiveVector
 from services.live_items import LiveItems, puts_of
 from services.patience import PICTURES_AT_ONCE, patiently_encoded
-from services.spool import MAX_PICTURE, content_hash
 
 logger = logging.getLogger(__name__)
 

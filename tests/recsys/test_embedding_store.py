@@ -44,7 +44,8 @@ def found_owners(
 ) -> list[int]:
     out = np.full(len(contents), 99, np.int64)
     batches = (hashes(contents[i : i + batch]) for i in range(0, len(contents), batch))
-    owners(batches, len(contents), store, store.parts(), out, scratch)
+    parts = store.parts()
+    owners(batches, len(contents), store.held(parts), store.count(parts), out, scratch)
     return out.tolist()
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -27,15 +28,15 @@ from recsys.content_bundle import CONTENT_SCHEMA, LIVE, ContentBundle, seal_cont
 from recsys.data.dataset import ITEMS_SCHEMA, NoDataset, write_dataset
 from recsys.registry import Spaces
 from recsys.retrieval.index import Asked, Index
-from services import live_items
+from services import folding, live_items
 from services.embedding import Embedding
-from services.folding import LOCK, reindex_space
+from services.folding import reindex_space
 from services.item_schemas import Item, ItemState
 from services.job_folder import JobFolder, NoJob, Report
 from services.job_ledger import SEAL
-from services.jobs import ENDED, Job, Jobs, JobState, RefusedDataset
+from services.job_plan import NothingToEmbed
+from services.jobs import ENDED, LOCK, Job, Jobs, JobState, RefusedDataset
 from services.live_items import LiveItems, puts_of
-from services.spool import NothingToEmbed
 from services.worker import Worker
 from tests.hashing_encoder import HashingEncoders
 
@@ -359,6 +360,70 @@ def test_a_cancelled_job_that_is_resumed_does_what_was_left_and_only_that(play: 
     play(story)
 
 
+def test_of_two_who_ask_for_the_same_at_once_both_get_the_one_job(play: Play) -> None:
+    async def story(desk: Desk) -> None:
+        data = films(desk.folder / "films", titles(6))
+        elsewhere = Jobs(desk.redis, desk.settings, desk.encoders)
+        asking = (jobs.submit(data, TEXT, chunk=3) for jobs in (desk.jobs, elsewhere, desk.jobs))
+        assert len({job.id for job in await asyncio.gather(*asking)}) == 1
+        assert len(await desk.jobs.newest()) == 1
+        assert await desk.redis.xlen(desk.stream) == 2
+
+    play(story)
+
+
+def test_what_jobs_at_the_same_time_have_in_common_is_embedded_once(play: Play) -> None:
+    async def story(desk: Desk) -> None:
+        everything = titles(24)
+        parts = [everything[:12], everything[6:18], everything]
+        data = [films(desk.folder / str(i), part) for i, part in enumerate(parts)]
+        jobs = [await desk.jobs.submit(each, TEXT, chunk=3) for each in data]
+        async with desk.worker(), desk.worker():
+            jobs = [await desk.ended(job) for job in jobs]
+        assert {job.state for job in jobs} == {JobState.DONE}
+        assert sorted(desk.encoders.text("hashing-32").seen) == sorted(everything)
+        for job, part in zip(jobs, parts, strict=True):
+            bundle = Spaces(desk.settings.spaces_dir).open(f"text@{job.spaces[0].version}")
+            expected = HashingEncoders().text("hashing-32").encode(part).vectors
+            np.testing.assert_array_equal(bundle.vectors, expected)
+
+    play(story)
+
+
+def test_a_job_does_itself_what_it_shares_with_one_that_is_cancelled(play: Play) -> None:
+    async def story(desk: Desk) -> None:
+        cancelled = await desk.jobs.submit(films(desk.folder / "one", titles(9)), TEXT, chunk=3)
+        job = await desk.jobs.submit(films(desk.folder / "two", titles(4)), TEXT, chunk=3)
+        await desk.jobs.cancel(cancelled.id)
+        shutil.rmtree(desk.settings.jobs_dir / cancelled.id)
+        async with desk.worker():
+            job = await desk.ended(job)
+        assert (job.state, desk.ids()) == (JobState.DONE, ["f0", "f1", "f2", "f3"])
+
+    play(story)
+
+
+def test_a_chunk_that_two_workers_have_at_once_is_embedded_once(play: Play) -> None:
+    async def story(desk: Desk) -> None:
+        job = await desk.jobs.submit(films(desk.folder / "films", titles(3)), TEXT, chunk=3)
+        [(_, fields)] = await desk.redis.xrange(desk.stream)
+        await desk.redis.xadd(desk.stream, fields)  # as if it had been taken for lost
+        encoder = desk.encoders.text("hashing-32")
+        encode = encoder.encode
+
+        def slowly(contents: Sequence[str]) -> Encoded:
+            time.sleep(0.5)
+            return encode(contents)
+
+        encoder.encode = slowly  # type: ignore[method-assign]
+        async with desk.worker(), desk.worker():
+            await desk.ended(job)
+            await desk.emptied()
+        assert sorted(encoder.seen) == sorted(titles(3))
+
+    play(story)
+
+
 class OtherEncoders(HashingEncoders):
     """Of a worker whose files are not the submitter's."""
 
@@ -481,7 +546,7 @@ def test_a_sealing_waits_for_a_fold_and_no_try_is_counted(
     async def story(desk: Desk) -> None:
         desk.settings.spaces_dir.mkdir(parents=True)
         async with desk.worker():
-            with exclusive(desk.settings.spaces_dir / LOCK):
+            with exclusive(desk.settings.spaces_dir / folding.LOCK):
                 job = await desk.jobs.submit(films(desk.folder / "films", titles(3)), TEXT)
                 await asyncio.sleep(4)  # longer than all tries would take
                 assert (await desk.jobs.get(job.id)).state is JobState.SEALING
@@ -719,6 +784,7 @@ def test_what_cannot_be_a_job_is_refused_with_a_reason(play: Play) -> None:
         for name in ("20260101-000000-abcdef", "../../etc"):
             with pytest.raises(NoJob, match="recsys jobs list"):
                 await desk.jobs.get(name)
-        assert list(desk.settings.jobs_dir.iterdir()) == [], "no half-made job is left"
+        left = [path.name for path in desk.settings.jobs_dir.iterdir()]
+        assert left == [LOCK], "no half-made job is left"
 
     play(story)
