@@ -26,7 +26,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 from rich import box
@@ -34,16 +33,16 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.paraphrases import Paraphrases
+from benchmarks.text_space import seal_texts
 from encoders.cross_encoder import CrossEncoder
 from encoders.item_text import item_texts
 from encoders.text import TextEncoder
 from encoders.text_input import DEFAULT_TEXT_MODEL
 from encoders.train_cross_encoder import CrossEncoderTraining, train_cross_encoder
 from infra.settings import Settings
-from recsys.content_bundle import CONTENT_SCHEMA, HASH, LIVE, ContentBundle, seal_content
+from recsys.content_bundle import ContentBundle
 from recsys.data.dataset import ITEMS_SCHEMA, Dataset
 from recsys.data.vocabulary import UNKNOWN, Vocabulary
-from recsys.retrieval.index import Index
 from services.catalogue_service import RERANKED, answer, reranked
 from services.content_space import QueryVector
 from services.live_catalogue import LiveCatalogue
@@ -67,12 +66,14 @@ class Service:
     def __init__(self, dataset: Dataset, encoder: TextEncoder, folder: Path) -> None:
         catalogue = dataset.catalogue
         self.texts: list[str] = item_texts(catalogue).to_pylist()
-        bundle = sealed(catalogue.select(ITEMS_SCHEMA.names), self.texts, encoder, folder)
+        seal_texts(folder / "text", catalogue.select(ITEMS_SCHEMA.names), self.texts, encoder)
         counts = np.bincount(dataset.histories.items, minlength=len(catalogue))
         self._items = Vocabulary(catalogue["item_id"])
         self._encoder = encoder
         self._searcher = Searcher(
-            {"text": bundle}, LiveCatalogue.empty(), Popularity(self._items, counts)
+            {"text": ContentBundle.open(folder / "text")},
+            LiveCatalogue.empty(),
+            Popularity(self._items, counts),
         )
 
     def rankings(
@@ -94,27 +95,6 @@ class Service:
             rows = self._items.rows([item.item_id for item in reply.items])
             found[row, : len(rows)] = rows
         return found
-
-
-def sealed(
-    catalogue: pa.Table, texts: Sequence[str], encoder: TextEncoder, folder: Path
-) -> ContentBundle:
-    """The content bundle of a catalogue's texts, without the hashes of an embedding job."""
-    items = catalogue.append_column(
-        HASH, pa.repeat(pa.scalar(bytes(16), pa.binary(16)), len(texts))
-    )
-    items = items.append_column(LIVE, pa.repeat(False, len(texts))).cast(CONTENT_SCHEMA)
-    seal_content(
-        folder / "text",
-        space="text",
-        encoder=encoder.name,
-        fingerprint=encoder.fingerprint,
-        items=items,
-        index=Index.build(encoder.encode(texts).vectors),
-        data_fingerprint="",
-        cost={},
-    )
-    return ContentBundle.open(folder / "text")
 
 
 def reciprocal(rankings: Rankings, wanted: NDArray[np.int64]) -> NDArray[np.float64]:

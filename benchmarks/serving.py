@@ -1,12 +1,13 @@
-"""How many recommendations a second are served, and how long each takes.
+"""How many recommendations and searches a second are served, and how long each takes.
 
     recsys bench serving [--seconds 10] [--connections 1 8 32]
 
-Fits a small iALS (600 items) on made-up data and serves it on this machine, through HAProxy and
-then through Ray Serve's proxy in Python. A process of its own asks in a closed loop: each
-connection sends its next request when the last is answered. Over the queue, as many requests are
-always waiting as there are connections over HTTP.
+Fits a small iALS (600 items) on made-up data, embeds its titles by MiniLM, and serves both on this
+machine, through HAProxy and then through Ray Serve's proxy in Python. A process of its own asks in
+a closed loop: each connection sends its next request when the last is answered. Over the queue, as
+many requests are always waiting as there are connections over HTTP.
 
+`by words` is a search whose four words are encoded first, `like an item` one that needs no encoder.
 `alive` answers at once from the API's replica: what is left of the time is transport. Clients and
 service share the machine's cores, so that both would be faster apart.
 """
@@ -23,6 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,7 +43,22 @@ MAX_REQUESTS = 200_000
 WARM_UP_S = 2.0
 """Before each measurement, asked and not counted."""
 
-WAYS = ("alive", "by history", "by user", "queue")
+PATHS = {
+    "alive": b"/healthz",
+    "by history": b"/v1/recommend",
+    "by user": b"/v1/recommend",
+    "by words": b"/v1/search",
+    "like an item": b"/v1/search",
+}
+WHOLE = {
+    b"/healthz": b"alive",
+    b"/v1/recommend": b'"fallback":null',
+    b"/v1/search": b'"rank":10,',
+}
+"""What an answer holds that is no lesser one."""
+
+WAYS = (*PATHS, "queue")
+WORDS = (b"lonely", b"rider", b"desert", b"town", b"space", b"ship", b"war", b"hero", b"love")
 N_USERS, N_ITEMS = 2_000, 600
 REDIS_URL = "RECSYS_REDIS_URL"
 
@@ -89,13 +106,18 @@ def measure(state: Path, seconds: float, connections: Sequence[int]) -> Iterator
 
 
 def _publish(state: Path) -> Dataset:
-    """Data, and a model of it that is active."""
-    from recsys.data.dataset import Dataset
+    """Data, and a model and a content space of it that are active."""
+    from benchmarks.text_space import seal_texts
+    from encoders.item_text import item_texts
+    from encoders.text import TextEncoder
+    from encoders.text_input import DEFAULT_TEXT_MODEL
+    from infra.settings import Settings
+    from recsys.data.dataset import ITEMS_SCHEMA, Dataset
     from recsys.data.split import split_dataset
     from recsys.data.synthetic import synthesize
     from recsys.models.ials import IalsConfig
     from recsys.publish import publish
-    from recsys.registry import Registry
+    from recsys.registry import Registry, Spaces
     from recsys.training.fit import fit
 
     folder = state / "data"
@@ -105,6 +127,11 @@ def _publish(state: Path) -> Dataset:
     registry = Registry(state / "models")
     split = split_dataset(dataset, "leave_one_out")
     registry.activate("ials", publish(registry, "ials", dataset, split, fitted).version)
+    catalogue = dataset.catalogue.select(ITEMS_SCHEMA.names)
+    texts, encoder = item_texts(catalogue).to_pylist(), TextEncoder.open(DEFAULT_TEXT_MODEL)
+    spaces = Spaces(Settings(state_dir=state).spaces_dir)
+    writer = partial(seal_texts, catalogue=catalogue, texts=texts, encoder=encoder)
+    spaces.activate("text", spaces.add("text", writer))
     return dataset
 
 
@@ -162,14 +189,14 @@ async def _http(way: str, port: int) -> Ask:
         if way == "alive":
             writer.write(b"GET /healthz HTTP/1.1\r\nHost: bench\r\n\r\n")
         else:
-            head = b"POST /v1/recommend HTTP/1.1\r\nHost: bench\r\nContent-Length: %d\r\n\r\n"
+            head = b"POST %s HTTP/1.1\r\nHost: bench\r\nContent-Length: %d\r\n\r\n"
             body = _body(way, number)
-            writer.write(head % len(body) + body)
+            writer.write(head % (PATHS[way], len(body)) + body)
         response = await reader.readuntil(b"\r\n\r\n")
         lines = response.lower().split(b"\r\n")
         [length] = [line[15:] for line in lines if line.startswith(b"content-length:")]
         answer = await reader.readexactly(int(length))
-        if b" 200 " not in lines[0] or (way != "alive" and b'"fallback":null' not in answer):
+        if b" 200 " not in lines[0] or WHOLE[PATHS[way]] not in answer:
             raise RuntimeError(f"{lines[0].decode()}: {answer.decode()}")
 
     return ask
@@ -200,6 +227,11 @@ def _queue(redis_url: str) -> Ask:
 def _body(way: str, number: int) -> bytes:
     if way == "by user":
         return b'{"user_id":"u%04d","k":10}' % (number % N_USERS)
+    if way == "like an item":
+        return b'{"like":["i%03d"],"k":10}' % (number * 37 % N_ITEMS)
+    if way == "by words":
+        words = [WORDS[number // len(WORDS) ** i % len(WORDS)] for i in range(4)]
+        return b'{"text":"%s","k":10}' % b" ".join(words)
     items = b",".join(b'"i%03d"' % ((number * 37 + 11 * i) % N_ITEMS) for i in range(20))
     return b'{"history":[%s],"k":10}' % items
 
