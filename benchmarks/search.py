@@ -43,11 +43,9 @@ from infra.settings import Settings
 from recsys.content_bundle import ContentBundle
 from recsys.data.dataset import ITEMS_SCHEMA, Dataset
 from recsys.data.vocabulary import UNKNOWN, Vocabulary
-from services.catalogue_service import RERANKED, answer, reranked
-from services.content_space import QueryVector
+from services.catalogue_service import RERANKED, Answer, answer, reranked
 from services.live_catalogue import LiveCatalogue
 from services.popularity import Popularity
-from services.problems import ServiceError
 from services.search_schemas import SearchRequest
 from services.searcher import Searcher, SearchQuery
 
@@ -84,11 +82,11 @@ class Service:
         found = np.full((len(queries), K), UNKNOWN, np.int64)
         for row, (text, vector) in enumerate(zip(queries, vectors, strict=True)):
             request = SearchRequest(text=text, k=K, popularity=popularity)
-            encoded = {"text": QueryVector(self._encoder.fingerprint, vector)}
+            encoded = {self._encoder.fingerprint: vector}
             query = SearchQuery(request, encoded, depth=0 if cross is None else RERANKED)
             told = answer(self._searcher, query)
-            if isinstance(told, ServiceError):
-                raise told
+            if not isinstance(told, Answer):
+                raise RuntimeError(f"the search {text!r} is not answered: {told}")
             reply = told.reply
             if cross is not None:
                 reply = reranked(reply, cross.scores(text, told.texts).tolist(), K)

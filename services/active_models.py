@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -51,6 +51,7 @@ class ActiveModels:
         default: str | None = None,
         spaces: Spaces | None = None,
         bridges: Bridges | None = None,
+        is_ready: Callable[[str, str], bool] | None = None,
     ) -> None:
         """default: the model that answers requests that name none; the best one if it is None or,
         with a warning, not in service.
@@ -58,10 +59,12 @@ class ActiveModels:
         Raises NoModel, or if no active model can be opened, what is wrong with the first of them,
         such as BundleRefused. A content space or bridge that cannot be opened is logged, and not in
         service.
+        is_ready: called with the name and version of a space; whether its queries can be encoded.
+        Until then the version before stays in service.
         """
         self._default = default
         self._models = ActiveVersions(registry, _model_answers)
-        self._spaces = None if spaces is None else ActiveVersions(spaces, _space_answers)
+        self._spaces = None if spaces is None else ActiveVersions(spaces, _space_answers, is_ready)
         self._bridges = None if bridges is None else ActiveVersions(bridges)
         self._told: dict[str, str] = {}  # what was said of bridges that lead elsewhere
         self._live = LiveCatalogue.empty()

@@ -30,16 +30,21 @@ class ActiveVersions(Generic[Opened]):
     """The active bundles of a registry, as they were at the last look."""
 
     def __init__(
-        self, registry: Versions[Opened], check: Callable[[str, Opened], None] | None = None
+        self,
+        registry: Versions[Opened],
+        check: Callable[[str, Opened], None] | None = None,
+        is_ready: Callable[[str, str], bool] | None = None,
     ) -> None:
         """check: called with a name and a bundle before it goes into service; raises if it must
-        not."""
+        not. is_ready: called with a name and a version before that is opened; whether what it
+        takes beside it is there. Until then what is in service stays."""
         self.registry = registry
         self.bundles: dict[str, Opened] = {}
         self.failing: dict[str, str] = {}
         """What is wrong with each name whose active version could not be opened."""
 
         self._check = check
+        self._is_ready = is_ready
         self._refused: dict[str, str] = {}  # why, by NAME@VERSION
 
     def look(self) -> list[RecsysError]:
@@ -62,10 +67,7 @@ class ActiveVersions(Generic[Opened]):
                 if reference in self._refused:
                     refused[reference] = failing[name] = self._refused[reference]
                 elif bundle is None or version != bundle.version:
-                    opened = self.registry.open_active(name)
-                    if self._check is not None:
-                        self._check(name, opened)
-                    bundle = opened
+                    bundle = self._opened(name, version) or bundle
             except Exception as error:  # noqa: BLE001 - whatever it is, it is of this name alone
                 errors.append(self._told(name, error))
                 failing[name] = str(errors[-1])
@@ -75,6 +77,17 @@ class ActiveVersions(Generic[Opened]):
                 bundles[name] = bundle
         self.failing, self._refused = failing, refused
         return bundles, errors
+
+    def _opened(self, name: str, version: str) -> Opened | None:
+        """What is active of a name, the version or the next one; None where it is not ready."""
+        if self._is_ready is not None and not self._is_ready(name, version):
+            return None
+        opened = self.registry.open_active(name)
+        if opened.version != version:  # went into service meanwhile
+            return self._opened(name, opened.version)
+        if self._check is not None:
+            self._check(name, opened)
+        return opened
 
     def _told(self, name: str, error: Exception) -> RecsysError:
         """The error for a reader, logged unless it was."""

@@ -20,29 +20,33 @@ from functools import partial
 from typing import Any
 
 import faiss
+import numpy as np
 import torch
 from fastapi import FastAPI
+from numpy.typing import NDArray
 from pydantic import BaseModel
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
+from infra.errors import RecsysError
 from infra.queue import Queue
 from infra.redis import AsyncRedis, connect_async
 from infra.settings import Settings
 from recsys.registry import Bridges, Registry, Spaces
 from services.active_models import ActiveModels
 from services.api import build_api
-from services.catalogue_service import Answer, CatalogueService, Wanted, answer
+from services.catalogue_service import CatalogueService, Searched, Wanted, answer
 from services.cluster import confine_replica
 from services.consumer import Consumer
-from services.content_space import QueryVector
+from services.content_space import SpaceEncoder
 from services.embedding import CatalogEncoders
+from services.encoders_ahead import EncodersAhead
 from services.history import HistoryStore
 from services.item_schemas import ItemReply
 from services.jobs import Jobs
 from services.live_follower import LiveFollower
 from services.live_items import LiveItems
-from services.problems import ServiceError
+from services.problems import ServiceError, Unavailable
 from services.query_encoder import QueryEncoder
 from services.remote import RemoteEncoder, RemoteEngine
 from services.searcher import SearchQuery
@@ -58,10 +62,10 @@ def build(settings: Settings, redis_url: str) -> serve.Application:
     # Replicas run in folders of their own.
     settings = settings.model_copy(update={"state_dir": settings.state_dir.absolute()})
     gpus = {"num_gpus": settings.encoder_gpus}
-    recommender = _deployed(RecommenderReplica, "Recommender", max_ongoing_requests=64).bind(
-        settings, redis_url
-    )
     encoder = _deployed(EncoderReplica, "Encoder", gpus, max_ongoing_requests=64).bind(settings)
+    recommender = _deployed(RecommenderReplica, "Recommender", max_ongoing_requests=64).bind(
+        settings, redis_url, encoder
+    )
     consumer = _deployed(ConsumerReplica, "Consumer").bind(settings, redis_url, recommender)
     api = _deployed(serve.ingress()(ApiReplica), "Api", max_ongoing_requests=4096)
     others = [consumer]
@@ -94,16 +98,19 @@ class RecommenderReplica:
     """
 
     async def __init__(  # type: ignore[misc]  # Ray Serve awaits it
-        self, settings: Settings, redis_url: str
+        self, settings: Settings, redis_url: str, encoder: DeploymentHandle[Any]
     ) -> None:
         _prepare()
         torch.set_num_threads(1)
         faiss.omp_set_num_threads(1)
+        spaces = Spaces(settings.spaces_dir)
+        ahead = EncodersAhead(spaces, RemoteEncoder(encoder).load)
         self._models = ActiveModels(
             Registry(settings.models_dir),
             settings.default_model,
-            Spaces(settings.spaces_dir),
+            spaces,
             Bridges(settings.bridges_dir),
+            ahead.are_ready,
         )
         items = LiveItems(
             connect_async(redis_url), settings.namespace, max_backlog=settings.max_backlog
@@ -113,6 +120,7 @@ class RecommenderReplica:
         self._following = [
             asyncio.create_task(self._models.follow()),
             asyncio.create_task(self._live.follow()),
+            asyncio.create_task(ahead.follow()),
         ]
 
     async def recommend(self, number: int, queries: Sequence[Query]) -> list[Reply]:
@@ -128,9 +136,7 @@ class RecommenderReplica:
         except ServiceError as error:
             return error
 
-    async def search(
-        self, number: int, queries: Sequence[SearchQuery]
-    ) -> list[Answer | ServiceError]:
+    async def search(self, number: int, queries: Sequence[SearchQuery]) -> list[Searched]:
         await self._live.catch_up(number)
         searcher = self._models.recommender.searcher
         return [answer(searcher, query) for query in queries]
@@ -161,7 +167,16 @@ class EncoderReplica:
         )
         await asyncio.to_thread(self._encoder.warm)  # ready is who need not load first
 
-    async def encode(self, batch: Sequence[Wanted]) -> list[dict[str, QueryVector] | ServiceError]:
+    async def load(self, encoder: SpaceEncoder) -> ServiceError | None:
+        try:
+            await asyncio.to_thread(self._encoder.load, encoder)
+        except RecsysError as error:
+            return Unavailable(error.message)
+        return None
+
+    async def encode(
+        self, batch: Sequence[Wanted]
+    ) -> list[dict[str, NDArray[np.float32]] | ServiceError]:
         return await asyncio.to_thread(self._encoder.encode, batch)
 
     async def rerank(self, text: str, found: Sequence[str]) -> list[float] | ServiceError:

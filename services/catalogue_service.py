@@ -1,25 +1,31 @@
 """The catalogue's side of the service: search, items put in and taken out, the spaces.
 
-A search is encoded, then searched, then perhaps ranked anew; encoder and searcher follow the
-registry each by itself, so a search that falls between two versions of a space is begun again.
+A search is encoded, then searched, then perhaps ranked anew. By which encoders the searcher says:
+where the text or picture has no vector yet by the encoder of a space in service, it names that, and
+is asked again with it. So a search is never answered across two versions of a space, and never
+fails for falling between them.
 """
 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from encoders.item_text import item_texts
 from services.batcher import Batcher
-from services.content_space import QueryVector
+from services.content_space import SpaceEncoder
 from services.item_schemas import DeleteReply, ItemReply, ItemsReply, ItemsRequest
 from services.live_items import LiveItems
-from services.problems import ServiceError, Stale
+from services.problems import ServiceError
 from services.schemas import DEFAULT_K
 from services.search_schemas import Found, SearchReply, SearchRequest
-from services.searcher import Searcher, SearchQuery
+from services.searcher import Searcher, SearchQuery, Unencoded
 from services.service import MAX_WAITING, deadline
 
 T = TypeVar("T")
@@ -27,8 +33,9 @@ T = TypeVar("T")
 RERANKED = 50
 """How many of the best results the cross-encoder reads; what lies behind keeps its order."""
 
-TRIES = 3
-"""How often a search is begun where a space was exchanged meanwhile."""
+TRUSTED_S = 1.0
+"""Seconds for which searches are encoded by the encoders that a searcher named, before the next
+search asks it first."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,12 @@ class Wanted:
 
     text: str | None
     picture: bytes | None
+    by: tuple[SpaceEncoder, ...]
+    """Those of the text have one, and those of the picture."""
+
+    def content(self, space: str) -> str | bytes | None:
+        """What an encoder of the space can encode."""
+        return self.text if space == "text" else self.picture
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +60,10 @@ class Answer:
     texts: list[str]
 
 
+Searched = Answer | Unencoded | ServiceError
+"""What comes of a search."""
+
+
 class CatalogueEngine(Protocol):
     """What searches, in this process or in another. It never answers from before a change that it
     has been told of."""
@@ -55,7 +72,7 @@ class CatalogueEngine(Protocol):
         """What is asked from now on must see the change of this number."""
         ...
 
-    async def search(self, queries: Sequence[SearchQuery]) -> Sequence[Answer | ServiceError]:
+    async def search(self, queries: Sequence[SearchQuery]) -> Sequence[Searched]:
         """An answer for each, with so many texts as its depth."""
         ...
 
@@ -71,7 +88,9 @@ class EncodingEngine(Protocol):
 
     async def encode(
         self, batch: Sequence[Wanted]
-    ) -> Sequence[dict[str, QueryVector] | ServiceError]: ...
+    ) -> Sequence[dict[str, NDArray[np.float32]] | ServiceError]:
+        """For each, Float32[D] by the fingerprint of each encoder that was asked for."""
+        ...
 
     async def rerank(self, text: str, found: Sequence[str]) -> list[float] | ServiceError: ...
 
@@ -95,16 +114,17 @@ class CatalogueService:
         self._deadline_ms = deadline_ms
         self._encode = Batcher(encoder.encode, max_batch=micro_batch, max_waiting=MAX_WAITING)
         self._search = Batcher(engine.search, max_batch=micro_batch, max_waiting=MAX_WAITING)
+        self._encoders: dict[str, tuple[SpaceEncoder, float]] = {}  # by space, and until when
 
     async def search(self, request: SearchRequest) -> SearchReply:
         """What is found; raises ServiceError."""
         async with deadline(request.deadline_ms or self._deadline_ms):
-            for _ in range(TRIES - 1):
-                try:
-                    return await self._found(request)
-                except Stale:
-                    continue
-            return await self._found(request)
+            depth = RERANKED if request.rerank else 0
+            answer = await self._answer(request, depth)
+            if not request.rerank or request.text is None:
+                return answer.reply
+            scores = _or_raise(await self._encoder.rerank(request.text, answer.texts))
+            return reranked(answer.reply, scores, request.k or DEFAULT_K)
 
     async def put(self, request: ItemsRequest) -> ItemsReply:
         """Keep the items and queue them for embedding; raises Overloaded and RedisUnavailable."""
@@ -130,23 +150,38 @@ class CatalogueService:
         async with deadline(self._deadline_ms):
             return await self._engine.spaces()
 
-    async def _found(self, request: SearchRequest) -> SearchReply:
-        encoded: dict[str, QueryVector] = {}
-        if request.text is not None or request.picture is not None:
-            picture = None if request.picture is None else request.picture.data()
-            encoded = _or_raise(await self._encode(Wanted(request.text, picture)))
-        depth = RERANKED if request.rerank else 0
-        answer = _or_raise(await self._search(SearchQuery(request, encoded, depth)))
-        if not request.rerank or request.text is None:
-            return answer.reply
-        scores = _or_raise(await self._encoder.rerank(request.text, answer.texts))
-        return reranked(answer.reply, scores, request.k or DEFAULT_K)
+    async def _answer(self, request: SearchRequest, depth: int) -> Answer:
+        picture = None if request.picture is None else request.picture.data()
+        encoded: dict[str, NDArray[np.float32]] = {}
+        by = self._trusted(request)
+        while True:
+            if by:
+                encoded |= _or_raise(await self._encode(Wanted(request.text, picture, by)))
+            answer = await self._search(SearchQuery(request, encoded, depth))
+            if not isinstance(answer, Unencoded):
+                return _or_raise(answer)
+            by = answer.by
+            until = time.monotonic() + TRUSTED_S
+            self._encoders.update({encoder.space: (encoder, until) for encoder in by})
+
+    def _trusted(self, request: SearchRequest) -> tuple[SpaceEncoder, ...]:
+        """The encoders that the request will be encoded by, if it may be taken that nothing was
+        exchanged."""
+        now = time.monotonic()
+        asked = {"text": request.text, "image": request.picture}
+        return tuple(
+            encoder
+            for encoder, until in self._encoders.values()
+            if now < until
+            and asked.get(encoder.space) is not None
+            and (request.spaces is None or request.spaces.get(encoder.space))
+        )
 
 
-def answer(searcher: Searcher, query: SearchQuery) -> Answer | ServiceError:
+def answer(searcher: Searcher, query: SearchQuery) -> Searched:
     """What a searcher finds, with the texts of so many as the query's depth."""
     reply = searcher.search(query)
-    if isinstance(reply, ServiceError):
+    if isinstance(reply, Unencoded | ServiceError):
         return reply
     texts: list[str] = []
     if query.depth:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.content_bundle import ContentBundle
+from recsys.content_bundle import ContentBundle, ContentManifest
 from recsys.data.vocabulary import UNKNOWN
 from services.filter_schemas import Filters
 from services.live_catalogue import LiveCatalogue
-from services.problems import Stale
 from services.schemas import Recommendation
 from services.search_schemas import SearchRequest, SpaceInfo
 from services.shelf import Shelf, passing
@@ -21,15 +21,21 @@ UNLIKE = 0.5
 """How much the mean of the unlike is taken away from what is searched with (Rocchio, 1971)."""
 
 
-@dataclass(frozen=True, eq=False)
-class QueryVector:
-    """A text or picture, encoded."""
+@dataclass(frozen=True)
+class SpaceEncoder:
+    """The encoder of a space in service: what queries are encoded by."""
+
+    space: str
+    """`text` or `image`."""
+
+    model: str
+    """Its name, or folder."""
 
     fingerprint: str
-    """The encoder's."""
 
-    vector: NDArray[np.float32]
-    """Float32[D], of unit length."""
+    @classmethod
+    def of(cls, manifest: ContentManifest) -> Self:
+        return cls(manifest.space, manifest.encoder, manifest.fingerprint)
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +54,7 @@ class ContentSpace:
         self, bundle: ContentBundle, live: LiveCatalogue, main: Shelf | None = None
     ) -> None:
         self.bundle = bundle
+        self.encoder = SpaceEncoder.of(bundle.manifest)
         self.main = main or Shelf(bundle.catalogue, bundle.index, bundle.items)
         self._live = live
         self._added = live.shelf(bundle.space, bundle.manifest.fingerprint)
@@ -74,20 +81,24 @@ class ContentSpace:
         vectors = [v for v in map(self.vector, item_ids) if v is not None]
         return _unit(np.mean(vectors, axis=0)) if vectors else None
 
+    def asked(self, request: SearchRequest) -> bool:
+        """Whether the request has a text or picture, as this space has them."""
+        content = request.text if self.bundle.space == "text" else request.picture
+        return content is not None
+
     def direction(
-        self, request: SearchRequest, encoded: QueryVector | None
+        self, request: SearchRequest, encoded: Mapping[str, NDArray[np.float32]]
     ) -> NDArray[np.float32] | None:
         """Float32[D], what the request searches this space with; None where it says nothing here.
 
         The mean of the text or picture and of what the results shall be like, less UNLIKE times
-        the mean of what they shall not. Raises Stale where the text or picture was encoded by
-        another encoder than the items.
+        the mean of what they shall not.
+        encoded: the vectors of the text and picture by the encoder's fingerprint, which where
+        this space is `asked` must be among them.
         """
         wanted = []
-        if encoded is not None:
-            if encoded.fingerprint != self.bundle.manifest.fingerprint:
-                raise Stale(f"the space {self.bundle.name!r} was exchanged meanwhile; try again")
-            wanted.append(encoded.vector)
+        if self.asked(request):
+            wanted.append(encoded[self.encoder.fingerprint])
         like = self.mean(request.like)
         if like is not None:
             wanted.append(like)

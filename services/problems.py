@@ -121,10 +121,6 @@ class Unavailable(ServiceError):
     retry_after_s = 2.0
 
 
-class Stale(Unavailable):
-    """What the request was made ready for was exchanged meanwhile."""
-
-
 class DeadlineExceeded(ServiceError):
     """The answer took longer than it was of use."""
 

@@ -1,22 +1,26 @@
 """The encoder of queries: texts and pictures into the spaces in service, and the re-ranking of
 what was found.
 
-It follows the registry of spaces by itself, a model being loaded when it is first needed, and says
-with each vector whose it is: the searcher takes none of another encoder than its items have.
+Whoever asks names the encoders: those of the spaces that the searcher has in service. While a space
+is being exchanged that is the old one until the new one is loaded, so both are held for a while.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from encoders.encoder import Encoder
 from infra.errors import RecsysError
-from recsys.content_bundle import ContentManifest
 from recsys.registry import Spaces
 from services.catalogue_service import Wanted
-from services.content_space import QueryVector
+from services.content_space import SpaceEncoder
 from services.embedding import encoder_of
 from services.jobs import Encoders
 from services.problems import Invalid, ServiceError, Unavailable
@@ -27,9 +31,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+KEPT_S = 60.0
+"""Seconds that an encoder is held for after it was asked for last, once another one of its space
+is asked for."""
+
 
 class QueryEncoder:
-    """Encodes for the active spaces of a registry."""
+    """Encodes by the encoders that it is asked for, each loaded when that is first done."""
 
     def __init__(self, spaces: Spaces, encoders: Encoders, rerank_model: str | None) -> None:
         """rerank_model: the cross-encoder, by name or folder; None for no re-ranking."""
@@ -37,38 +45,50 @@ class QueryEncoder:
         self._encoders = encoders
         self._rerank_model = rerank_model
         self._cross_encoder: CrossEncoder | None = None
+        self._held: dict[SpaceEncoder, tuple[Encoder[Any], float]] = {}  # and when last asked for
+        self._lock = threading.Lock()
 
     def warm(self) -> None:
         """Load the encoders of the active spaces, so that the first search need not wait."""
         try:
             for manifest in self._spaces.encoders().values():
-                self._encoder_of(manifest)
+                self.load(SpaceEncoder.of(manifest))
         except RecsysError as error:
             logger.warning("%s", error)
 
-    def _encoder_of(self, manifest: ContentManifest) -> Encoder[Any]:
-        return encoder_of(self._encoders, manifest.space, manifest.encoder, manifest.fingerprint)
+    def load(self, wanted: SpaceEncoder) -> Encoder[Any]:
+        """The encoder, loaded and held from now on; raises OtherEncoder and what opening raises."""
+        with self._lock:
+            held = self._held.get(wanted)
+        if held is None:
+            named = wanted.space, wanted.model, wanted.fingerprint
+            encoder = encoder_of(self._encoders, *named)
+        else:
+            encoder = held[0]
+        with self._lock:
+            self._held[wanted] = encoder, time.monotonic()
+        return encoder
 
-    def encode(self, batch: Sequence[Wanted]) -> list[dict[str, QueryVector] | ServiceError]:
-        """For each, its vectors by space: of the text in the text space, of the picture in the
-        image space, as far as these are in service. Texts of a batch are encoded together."""
-        answers: list[dict[str, QueryVector] | ServiceError] = [{} for _ in batch]
-        try:
-            active = self._spaces.encoders()
-        except RecsysError as error:
-            return [Unavailable(error.message)] * len(batch)
-        for name, manifest in active.items():
-            field = "text" if manifest.space == "text" else "picture"
-            at = [i for i, wanted in enumerate(batch) if getattr(wanted, field) is not None]
-            if not at:
-                continue
+    def encode(
+        self, batch: Sequence[Wanted]
+    ) -> list[dict[str, NDArray[np.float32]] | ServiceError]:
+        """For each its vectors, Float32[D], by the fingerprints of the encoders that it asks for.
+        What of a batch is of the same encoder is encoded together."""
+        answers: list[dict[str, NDArray[np.float32]] | ServiceError] = [{} for _ in batch]
+        asking: dict[SpaceEncoder, list[int]] = {}
+        for i, wanted in enumerate(batch):
+            for by in wanted.by:
+                asking.setdefault(by, []).append(i)
+        for by, at in asking.items():
+            field = "text" if by.space == "text" else "picture"
             try:
-                encoder = self._encoder_of(manifest)
+                encoder = self.load(by)
             except RecsysError as error:
                 for i in at:
                     answers[i] = Unavailable(error.message)
                 continue
-            encoded = encoder.encode([getattr(batch[i], field) for i in at])
+            self._forget(by)
+            encoded = encoder.encode([batch[i].content(by.space) for i in at])
             for row, i in enumerate(at):
                 answer = answers[i]
                 if row in encoded.failures:
@@ -77,8 +97,16 @@ class QueryEncoder:
                         f"{field}: {message}", [FieldError(field=field, message=message)]
                     )
                 elif not isinstance(answer, ServiceError):
-                    answer[name] = QueryVector(encoder.fingerprint, encoded.vectors[row])
+                    answer[by.fingerprint] = encoded.vectors[row]
         return answers
+
+    def _forget(self, asked: SpaceEncoder) -> None:
+        """Let go of what was before this one in its space, where nobody has asked for it lately."""
+        before = time.monotonic() - KEPT_S
+        with self._lock:
+            for held, (_, last) in list(self._held.items()):
+                if held.space == asked.space and held != asked and last < before:
+                    del self._held[held]
 
     def rerank(self, text: str, found: Sequence[str]) -> list[float] | ServiceError:
         """How well each of the found texts answers the text; higher is better, and -inf for one

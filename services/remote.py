@@ -12,11 +12,13 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from ray.exceptions import RayActorError
 from ray.serve.handle import DeploymentHandle
 
-from services.catalogue_service import Answer, Wanted
-from services.content_space import QueryVector
+from services.catalogue_service import Searched, Wanted
+from services.content_space import SpaceEncoder
 from services.item_schemas import ItemReply
 from services.problems import ServiceError, Unavailable
 from services.searcher import SearchQuery
@@ -57,8 +59,8 @@ class RemoteEngine:
         models: bytes = await self._ask("models")
         return models
 
-    async def search(self, queries: Sequence[SearchQuery]) -> Sequence[Answer | ServiceError]:
-        answers: list[Answer | ServiceError] = await self._ask("search", list(queries))
+    async def search(self, queries: Sequence[SearchQuery]) -> Sequence[Searched]:
+        answers: list[Searched] = await self._ask("search", list(queries))
         return answers
 
     async def item(self, item_id: str) -> ItemReply | ServiceError:
@@ -79,10 +81,16 @@ class RemoteEncoder:
     def __init__(self, encoder: DeploymentHandle[Any]) -> None:
         self._encoder = encoder
 
+    async def load(self, wanted: SpaceEncoder) -> None:
+        """Return once one of the replicas has the encoder; raises ServiceError."""
+        error: ServiceError | None = await ask(self._encoder, "load", wanted)
+        if error is not None:
+            raise error
+
     async def encode(
         self, batch: Sequence[Wanted]
-    ) -> Sequence[dict[str, QueryVector] | ServiceError]:
-        encoded: list[dict[str, QueryVector] | ServiceError] = await ask(
+    ) -> Sequence[dict[str, NDArray[np.float32]] | ServiceError]:
+        encoded: list[dict[str, NDArray[np.float32]] | ServiceError] = await ask(
             self._encoder, "encode", list(batch)
         )
         return encoded

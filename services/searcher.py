@@ -1,7 +1,8 @@
 """Searcher: query vectors in, items found, over all content spaces in service.
 
-It knows no encoder, no Redis and no HTTP: texts and pictures come as vectors of a fingerprint. Each
-space ranks for itself, its main index and its live items together; the rankings are merged by
+It knows no encoder, no Redis and no HTTP: texts and pictures come as vectors, each of the encoder
+of a fingerprint, and one by another than a space's is never compared with its items. Each space
+ranks for itself, its main index and its live items together; the rankings are merged by
 weighted reciprocal rank. Pure: nothing changes between calls.
 """
 
@@ -12,12 +13,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from recsys.content_bundle import LIVE, ContentBundle
 from recsys.data.dataset import ITEMS_SCHEMA
 from recsys.data.vocabulary import UNKNOWN, Vocabulary
 from recsys.retrieval.fusion import reciprocal_rank_fusion
-from services.content_space import ContentSpace, QueryVector, Ranking
+from services.content_space import ContentSpace, Ranking, SpaceEncoder
 from services.filter_schemas import Filters
 from services.item_schemas import ItemState
 from services.live_catalogue import LiveCatalogue
@@ -38,11 +40,20 @@ class SearchQuery:
     """A search whose text and picture are encoded."""
 
     request: SearchRequest
-    encoded: Mapping[str, QueryVector]
-    """By space."""
+    encoded: Mapping[str, NDArray[np.float32]]
+    """Float32[D] each, of unit length, by the fingerprint of the encoder: of a space that is just
+    being exchanged there may be two."""
 
     depth: int = 0
     """How many of the best items are to be ranked anew: so many are returned at least."""
+
+
+@dataclass(frozen=True)
+class Unencoded:
+    """Why a search was not begun: its text or picture has no vector yet by the encoders of these
+    spaces in service."""
+
+    by: tuple[SpaceEncoder, ...]
 
 
 class Searcher:
@@ -68,7 +79,7 @@ class Searcher:
         searcher._spaces = {name: space.over(live) for name, space in self._spaces.items()}
         return searcher
 
-    def search(self, query: SearchQuery) -> SearchReply | ServiceError:
+    def search(self, query: SearchQuery) -> SearchReply | Unencoded | ServiceError:
         """What is found, or why nothing can be."""
         try:
             return self._search(query)
@@ -153,20 +164,27 @@ class Searcher:
         """The spaces in service, for a reader."""
         return SpacesReply(spaces=[space.describe() for space in self._spaces.values()])
 
-    def _search(self, query: SearchQuery) -> SearchReply:
+    def _search(self, query: SearchQuery) -> SearchReply | Unencoded:
         request = query.request
         k = max(request.k or DEFAULT_K, query.depth)
         weights = self._weights(request)
+        unencoded = [
+            space.encoder
+            for space in map(self._spaces.__getitem__, weights)
+            if space.asked(request) and space.encoder.fingerprint not in query.encoded
+        ]
+        if unencoded:
+            return Unencoded(tuple(unencoded))
         examples = [*request.like, *request.unlike]
         depth = max(k, POPULAR_DEPTH if request.popularity else DEPTH)
         rankings: dict[str, Ranking] = {}
         refusals: list[Invalid] = []
         known: set[str] = set()
-        for name, weight in weights.items():
-            space = self._space(name)
+        for name in weights:
+            space = self._spaces[name]
             known |= {item_id for item_id in examples if space.vector(item_id) is not None}
-            vector = space.direction(request, query.encoded.get(name))
-            if weight and vector is not None:
+            vector = space.direction(request, query.encoded)
+            if vector is not None:
                 try:
                     ranking = space.rank(vector, depth, request.filters, examples)
                 except Invalid as error:  # others may have the attribute that this one has not
@@ -187,6 +205,7 @@ class Searcher:
         )
 
     def _weights(self, request: SearchRequest) -> dict[str, float]:
+        """Of the spaces that are searched."""
         if not self._spaces:
             raise UnknownSpace(
                 "no content space is in service: embed the catalogue with `recsys embed`"
@@ -195,7 +214,7 @@ class Searcher:
             return dict.fromkeys(self._spaces, 1.0)
         for name in request.spaces:
             self._space(name)
-        return request.spaces
+        return {name: weight for name, weight in request.spaces.items() if weight}
 
     def _space(self, name: str) -> ContentSpace:
         space = self._spaces.get(name)

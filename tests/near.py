@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from services.active_models import ActiveModels
-from services.catalogue_service import Answer, Wanted, answer
-from services.content_space import QueryVector
+from services.catalogue_service import Searched, Wanted, answer
 from services.item_schemas import ItemReply
 from services.live_follower import LiveFollower
 from services.problems import ServiceError
@@ -53,7 +55,7 @@ class Near:
     async def models(self) -> bytes:
         return self._models.describe().model_dump_json().encode()
 
-    async def search(self, queries: Sequence[SearchQuery]) -> list[Answer | ServiceError]:
+    async def search(self, queries: Sequence[SearchQuery]) -> list[Searched]:
         await self._catch_up()
         return [answer(self._models.recommender.searcher, query) for query in queries]
 
@@ -79,7 +81,9 @@ class NearEncoder:
     def __init__(self, encoder: QueryEncoder) -> None:
         self._encoder = encoder
 
-    async def encode(self, batch: Sequence[Wanted]) -> list[dict[str, QueryVector] | ServiceError]:
+    async def encode(
+        self, batch: Sequence[Wanted]
+    ) -> list[dict[str, NDArray[np.float32]] | ServiceError]:
         return self._encoder.encode(batch)
 
     async def rerank(self, text: str, found: Sequence[str]) -> list[float] | ServiceError:

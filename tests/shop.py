@@ -12,7 +12,6 @@ from infra.redis import AsyncRedis, connect_async
 from infra.roots import Roots
 from infra.settings import Settings
 from recsys.registry import Registry, Spaces
-from services.content_space import QueryVector
 from services.folding import Folded, fold_live
 from services.item_schemas import Item
 from services.live_catalogue import LiveCatalogue
@@ -105,8 +104,7 @@ class Shop:
         return Searcher({"text": self.spaces.open_active("text")}, live)
 
     def found(self, words: str, k: int = 5) -> list[str]:
-        vector = self.encoder.encode([words]).vectors[0]
-        encoded = {"text": QueryVector(self.encoder.fingerprint, vector)}
+        encoded = {self.encoder.fingerprint: self.encoder.encode([words]).vectors[0]}
         reply = self.searcher().search(SearchQuery(SearchRequest(text=words, k=k), encoded))
         assert isinstance(reply, SearchReply), reply
         return [item.item_id for item in reply.items]

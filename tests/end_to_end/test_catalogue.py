@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import pytest
@@ -18,24 +21,24 @@ from services.item_schemas import Item, ItemState
 from services.schemas import RecommendRequest
 from services.search_schemas import SearchRequest
 from services.serving import serving
+from tests.encoders.models import tiny_bert
 from tests.films import add_space, films
 
 PATIENCE_S = 90.0
 
 
 @pytest.fixture(scope="module")
-def url(
-    ray_cluster: None,
-    registry: Registry,
-    redis_url: str,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[str]:
-    settings = Settings(
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    return Settings(
         state_dir=tmp_path_factory.mktemp("catalogue"),
         namespace="catalogue",
         http_port=free_port(),
         deadline_ms=20_000,
     )
+
+
+@pytest.fixture(scope="module")
+def url(ray_cluster: None, registry: Registry, redis_url: str, settings: Settings) -> Iterator[str]:
     shutil.copytree(registry.root, settings.models_dir)
     add_space(settings.spaces_dir, TextEncoder.open(), films())
     with serving(settings, redis_url) as running:
@@ -93,6 +96,37 @@ def test_a_deleted_item_leaves_the_very_next_recommendation(client: Client) -> N
     first = client.recommend(asked).items[0].item_id
     client.delete_item(first)
     assert first not in [item.item_id for item in client.recommend(asked).items]
+
+
+def test_every_search_is_answered_while_the_space_goes_over_to_another_encoder(
+    client: Client, url: str, settings: Settings, tmp_path: Path
+) -> None:
+    stop = threading.Event()
+
+    def ask() -> list[str]:
+        request = SearchRequest(text="a cowboy rides", deadline_ms=2000)
+        seen = []
+        with Client(url) as own:
+            while not stop.is_set():
+                seen.append(own.search(request).versions["text"])
+        return seen
+
+    client.search(SearchRequest(text="a cowboy"))  # the service is warm
+    with ThreadPoolExecutor() as pool:
+        asking = [pool.submit(ask) for _ in range(3)]
+        other = TextEncoder.open(str(tiny_bert(tmp_path / "bert")))
+        spaces = add_space(settings.spaces_dir, other, films())
+        after = spaces.active("text")
+        try:
+            eventually(lambda: client.spaces().spaces[0].version == after)
+            time.sleep(0.5)
+        finally:
+            stop.set()
+        seen = [each.result() for each in asking]  # raises where one was not answered
+    spaces.rollback("text")
+    before = spaces.active("text")
+    assert all({each[0], each[-1]} == {before, after} for each in seen)
+    eventually(lambda: client.spaces().spaces[0].version == before)
 
 
 def test_the_documentation_shows_the_catalogue(url: str) -> None:

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from infra.redis import connect_async, redis_server
 from infra.settings import Settings
-from services.content_space import QueryVector
 from services.item_schemas import Item, ItemState
 from services.live_catalogue import LiveCatalogue
 from services.live_item import LiveItem
@@ -152,7 +151,7 @@ def test_a_worker_that_is_killed_again_and_again_embeds_every_item_and_keeps_wha
 def nearest(searcher: Searcher, word: str) -> str:
     """The item that is found by a word."""
     encoder = HashingEncoder()
-    encoded = {"text": QueryVector(encoder.fingerprint, encoder.encode([word]).vectors[0])}
+    encoded = {encoder.fingerprint: encoder.encode([word]).vectors[0]}
     reply = searcher.search(SearchQuery(SearchRequest(text=word, k=1), encoded))
     assert isinstance(reply, SearchReply)
     return reply.items[0].item_id

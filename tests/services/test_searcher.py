@@ -11,15 +11,15 @@ import pytest
 
 from recsys.data.vocabulary import Vocabulary
 from recsys.registry import Spaces
-from services.content_space import QueryVector
+from services.content_space import SpaceEncoder
 from services.filter_schemas import Filters
 from services.item_schemas import Item, ItemState
 from services.live_catalogue import LiveCatalogue
 from services.live_item import LiveItem, LiveVector
 from services.popularity import Popularity
-from services.problems import Invalid, ServiceError, Stale, UnknownItem, UnknownSpace
+from services.problems import Invalid, ServiceError, UnknownItem, UnknownSpace
 from services.search_schemas import SearchReply, SearchRequest
-from services.searcher import Searcher, SearchQuery
+from services.searcher import Searcher, SearchQuery, Unencoded
 from tests.films import add_space, films
 from tests.hashing_encoder import HashingEncoder
 
@@ -40,8 +40,7 @@ def query(**fields: Any) -> SearchQuery:
     request = SearchRequest(**fields)
     encoded = {}
     if request.text is not None:
-        vector = ENCODER.encode([request.text]).vectors[0]
-        encoded["text"] = QueryVector(ENCODER.fingerprint, vector)
+        encoded[ENCODER.fingerprint] = ENCODER.encode([request.text]).vectors[0]
     return SearchQuery(request, encoded)
 
 
@@ -129,11 +128,17 @@ def test_an_attribute_that_no_item_has_is_refused_by_its_name(searcher: Searcher
     assert "year" in str(error)
 
 
-def test_a_query_of_another_encoder_is_never_compared(searcher: Searcher) -> None:
+def test_a_query_of_another_encoder_is_never_compared_but_asked_for_anew(
+    searcher: Searcher,
+) -> None:
     other = HashingEncoder(name="other")
-    vector = QueryVector(other.fingerprint, other.encode(["rocket"]).vectors[0])
-    one = SearchQuery(SearchRequest(text="rocket"), {"text": vector})
-    assert isinstance(refused(searcher, one), Stale)
+    vectors = {other.fingerprint: other.encode(["rocket"]).vectors[0]}
+    told = searcher.search(SearchQuery(SearchRequest(text="rocket"), vectors))
+    assert told == Unencoded((SpaceEncoder("text", ENCODER.name, ENCODER.fingerprint),))
+    vectors[ENCODER.fingerprint] = ENCODER.encode(["rocket"]).vectors[0]
+    both = searcher.search(SearchQuery(SearchRequest(text="rocket"), vectors))
+    assert isinstance(both, SearchReply)
+    assert both.items == found(searcher, text="rocket").items
 
 
 def test_a_space_that_is_not_in_service_is_refused_with_those_that_are(searcher: Searcher) -> None:
