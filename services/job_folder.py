@@ -131,20 +131,21 @@ class SpaceReport(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    version: str
-    """The content bundle that it became."""
+    version: str | None = None
+    """The content bundle that it became; None where no content has a vector, and the one before
+    stays in service."""
 
-    items: int
+    items: int = 0
     """That have a vector in it."""
 
-    carried: int
+    carried: int = 0
     """Of these, live items of the version before."""
 
     returned: int = 0
     """Live items that are not in it, since another encoder embedded them, and were put back among
     those that wait to be embedded."""
 
-    left: int
+    left: int = 0
     """Such items for which there was no room."""
 
     problems: int

@@ -50,7 +50,8 @@ class JobSpace(BaseModel):
     """Items whose content could not be read."""
 
     version: str | None
-    """The content bundle that it became, once the job is done."""
+    """The content bundle that it became, once the job is done; none where no content has a
+    vector, and the one before stays in service."""
 
     vectors: int | None
     """Items of that bundle."""

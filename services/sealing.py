@@ -16,7 +16,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from infra.errors import RecsysError
 from infra.settings import Settings
 from infra.storage import atomic_file, exclusive_in_turn
 from recsys.content_bundle import (
@@ -29,6 +28,7 @@ from recsys.data.dataset import ITEMS_SCHEMA
 from recsys.embedding_store import NOWHERE, EmbeddingStore, Vectors, hash_words
 from recsys.registry import Spaces
 from recsys.retrieval.index import Index
+from recsys.sealed_folder import BundleRefused
 from services.folding import KEPT, LOCK
 from services.item_schemas import Item
 from services.job_folder import PROBLEMS_SCHEMA, JobFolder, JobSpec, Report, SpaceReport, SpaceSpec
@@ -38,17 +38,14 @@ from services.live_items import LiveItems
 logger = logging.getLogger(__name__)
 
 
-class NothingEmbedded(RecsysError):
-    """No content of a space has a vector."""
-
-
 async def seal_job(folder: JobFolder, settings: Settings, live: LiveItems) -> Report:
     """Add a content bundle for each space to the registry, activate them, and write the report.
+    A space in which no content has a vector stays as it is.
 
     Live items that another encoder embedded are put back among those that wait to be embedded.
     Waits while another worker seals the job, or the main indexes are built anew for another reason.
     Memory: the vectors and the catalogue, as whoever searches them needs.
-    Raises NothingEmbedded, BrokenPart, RedisUnavailable.
+    Raises BrokenPart, RedisUnavailable, and BundleRefused where a version in service is damaged.
     """
     async with exclusive_in_turn(folder.path / ".sealing"):
         report = folder.report()
@@ -68,18 +65,29 @@ async def _seal(folder: JobFolder, spec: JobSpec, settings: Settings, live: Live
     ):
         for space in spec.spaces:
             store = EmbeddingStore(settings.embeddings_dir, space.space, space.fingerprint)
-            gathered = await asyncio.to_thread(_gather, folder, space, store, problems)
+            items, vectors, n_problems = await asyncio.to_thread(
+                _gather, folder, space, store, problems
+            )
+            if vectors is None:
+                logger.warning(
+                    "none of the %d items of the job %s that have a %s could be embedded",
+                    *(n_problems, spec.id, space.space),
+                )
+                reports[space.space] = SpaceReport(problems=n_problems)
+                continue
             # Beside a fold, of two versions that came after the same one the first would be lost.
             async with exclusive_in_turn(spaces.root / LOCK):
-                reports[space.space] = await _publish(spaces, spec, space, live, *gathered)
+                reports[space.space] = await _publish(
+                    spaces, spec, space, live, items, vectors, n_problems
+                )
     return Report(ended=datetime.now(UTC), spaces=reports)
 
 
 def _gather(
     folder: JobFolder, space: SpaceSpec, store: EmbeddingStore, problems: pq.ParquetWriter
-) -> tuple[pa.Table, NDArray[np.float32], int]:
-    """The items that have a vector, by CONTENT_SCHEMA, and their vectors Float32[n, D]; and how
-    many have a content and none, which are added to the problems."""
+) -> tuple[pa.Table, NDArray[np.float32] | None, int]:
+    """The items that have a vector, by CONTENT_SCHEMA, and their vectors Float32[n, D], None where
+    there are none; and how many have a content and no vector, which are added to the problems."""
     places = folder.places(space.space)
     source = Vectors(store, folder.parts(space.space))
     tables: list[pa.RecordBatch] = []
@@ -104,12 +112,8 @@ def _gather(
         columns = [*kept.columns, hashes.take(pa.array(np.flatnonzero(has)))]
         columns.append(pa.array(np.zeros(len(kept), bool)))
         tables.append(pa.record_batch(columns, schema=CONTENT_SCHEMA))
-    if vectors is None:
-        raise NothingEmbedded(
-            f"none of the {n_problems} items that have a {space.space} could be embedded by "
-            f"{space.model}"
-        )
-    return pa.Table.from_batches(tables), vectors[:n], n_problems
+    found_items = pa.Table.from_batches(tables, CONTENT_SCHEMA)
+    return found_items, None if vectors is None else vectors[:n], n_problems
 
 
 def _tell(
@@ -181,7 +185,11 @@ def _version(
     name = space.space
     active, activated = spaces.active(name), spaces.activated(name)
     for version in reversed(spaces.versions(name)):
-        manifest = spaces.manifest(name, version)
+        try:
+            manifest = spaces.manifest(name, version)
+        except BundleRefused as error:
+            logger.warning("%s", error)
+            continue
         if manifest.job == spec.id and (version in activated or manifest.parent == active):
             return version
     parent = None if active is None else spaces.open_active(name)

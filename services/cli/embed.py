@@ -151,12 +151,18 @@ async def _follow(
 def _tell(job: Job) -> None:
     rate = f", {job.rate:,.0f} a second" if job.rate else ""
     for space in job.spaces:
-        if space.version is None:
+        if space.vectors is None:
             continue
-        out.print(
-            f"[bold]{space.space} {space.version}[/] is in service: {space.vectors:,} of "
-            f"{job.items:,} items by {escape(space.model)}"
-        )
+        if space.version is None:
+            out.print(
+                f"[bold]{space.space}[/] stays as it is: none of {job.items:,} items could be "
+                f"embedded by {escape(space.model)}"
+            )
+        else:
+            out.print(
+                f"[bold]{space.space} {space.version}[/] is in service: {space.vectors:,} of "
+                f"{job.items:,} items by {escape(space.model)}"
+            )
         if space.returned:
             out.print(
                 f"  {space.returned:,} items that were put in over the API wait for the workers: "
@@ -187,6 +193,10 @@ def check(job: Job) -> None:
         raise RecsysError(
             f"the job {job.id} failed in {what}: {reason}. Once that is mended, go on with "
             f"`recsys jobs resume {job.id}`"
+        )
+    if job.state == "done" and all(space.version is None for space in job.spaces):
+        raise RecsysError(
+            f"no item could be embedded: `recsys jobs show {job.id}` says why of each"
         )
     if job.state == "cancelled":
         raise RecsysError(f"the job {job.id} was cancelled")

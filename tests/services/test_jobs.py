@@ -528,6 +528,39 @@ def test_a_job_that_is_sealed_twice_makes_one_version(play: Play) -> None:
     play(story)
 
 
+def test_a_space_without_any_vector_tells_why_and_keeps_no_other_from_being_sealed(
+    play: Play,
+) -> None:
+    async def story(desk: Desk) -> None:
+        await desk.done(films(desk.folder / "one", ["a", "b"]))
+        data = films(desk.folder / "two", [", ,", ","], ["red.png", None])
+        Image.new("RGB", (4, 4), "red").save(data / "red.png")
+        job = await desk.done(data, TEXT | {"image": "colour"})
+        assert (job.state, job.failures) == (JobState.DONE, {})
+        text, image = job.spaces
+        assert (text.version, text.vectors, text.problems) == (None, 0, 2)
+        assert (image.version, image.vectors) == ("v0001", 1)
+        assert (desk.bundle().version, desk.ids()) == ("v0001", ["f0", "f1"])
+        reasons = {row["item_id"]: row["reason"] for row in desk.jobs.problems(job.id)}
+        assert reasons == {"f0": "The text is empty.", "f1": "The text is empty."}
+
+    play(story)
+
+
+def test_a_damaged_old_version_does_not_keep_the_next_from_being_sealed(
+    play: Play, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def story(desk: Desk) -> None:
+        for name in ("one", "two"):
+            await desk.done(films(desk.folder / name, [name]))
+        (Spaces(desk.settings.spaces_dir).path("text", "v0001") / "manifest.json").write_text("{")
+        job = await desk.done(films(desk.folder / "three", ["three"]))
+        assert (job.state, job.spaces[0].version) == (JobState.DONE, "v0003")
+        assert "v0001" in caplog.text
+
+    play(story)
+
+
 def test_jobs_leave_the_newest_versions_and_no_more(play: Play) -> None:
     async def story(desk: Desk) -> None:
         async with desk.worker():

@@ -10,6 +10,7 @@ import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -21,6 +22,7 @@ from recsys.data.synthetic import synthesize
 from recsys.registry import Spaces
 from services.cli.embed import check
 from services.cli.main import app
+from services.job_status import JobSpace
 from services.jobs import Job, JobState
 
 PATIENCE_S = 240.0
@@ -100,20 +102,42 @@ def test_dead_letters_are_listed_put_back_and_dropped(
     assert wrong.exit_code == 2
 
 
-def test_a_job_that_failed_says_why_and_what_to_do() -> None:
-    job = Job(
+def job(state: JobState, **fields: Any) -> Job:
+    return Job(
         id="20260101-000000-abcdef",
-        state=JobState.FAILED,
+        state=state,
         created=datetime(2026, 1, 1, tzinfo=UTC),
         dataset="films",
         items=1,
-        spaces=[],
         contents=1,
         embedded=0,
         problems=0,
         rate=None,
         seconds_left=None,
-        failures={"3": "the disk is full"},
+        **{"spaces": [], "failures": {}, **fields},
     )
+
+
+def test_a_job_that_failed_says_why_and_what_to_do() -> None:
     with pytest.raises(RecsysError, match=r"the disk is full.*recsys jobs resume 20260101"):
-        check(job)
+        check(job(JobState.FAILED, failures={"3": "the disk is full"}))
+
+
+def test_a_job_by_which_nothing_was_embedded_fails_the_command_and_says_where_to_look() -> None:
+    space = JobSpace(
+        space="text",
+        model="m",
+        fingerprint="f",
+        contents=1,
+        known=0,
+        absent=0,
+        unreadable=0,
+        version=None,
+        vectors=0,
+        problems=1,
+        returned=0,
+        left=0,
+    )
+    with pytest.raises(RecsysError, match=r"no item could be embedded.*recsys jobs show 2026"):
+        check(job(JobState.DONE, spaces=[space]))
+    check(job(JobState.DONE, spaces=[space, space.model_copy(update={"version": "v0001"})]))
