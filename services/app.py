@@ -112,10 +112,7 @@ class RecommenderReplica:
             Bridges(settings.bridges_dir),
             ahead.are_ready,
         )
-        items = LiveItems(
-            connect_async(redis_url), settings.namespace, max_backlog=settings.max_backlog
-        )
-        self._live = LiveFollower(items, self._models)
+        self._live = LiveFollower(_live_items(settings, connect_async(redis_url)), self._models)
         await self._live.catch_up(1)
         self._following = [
             asyncio.create_task(self._models.follow()),
@@ -209,7 +206,8 @@ class ConsumerReplica(BackgroundReplica):
     ) -> None:
         _prepare()
         redis = connect_async(redis_url)
-        service = _service(settings, redis, RemoteEngine(recommender))
+        items = _live_items(settings, redis)
+        service = _service(settings, redis, RemoteEngine(recommender), items)
         queue = Queue(
             redis,
             f"{settings.namespace}:requests",
@@ -251,11 +249,12 @@ class ApiReplica:
         _prepare()
         redis = connect_async(redis_url)
         engine = RemoteEngine(recommender)
-        self._service = _service(settings, redis, engine)
+        items = _live_items(settings, redis)
+        self._service = _service(settings, redis, engine, items)
         self._catalogue = CatalogueService(
             engine,
             RemoteEncoder(encoder),
-            LiveItems(redis, settings.namespace, max_backlog=settings.max_backlog),
+            items,
             micro_batch=settings.micro_batch,
             deadline_ms=settings.deadline_ms,
         )
@@ -282,7 +281,13 @@ def _prepare() -> None:
         logging.getLogger(package).addHandler(handler)
 
 
-def _service(settings: Settings, redis: AsyncRedis, engine: RemoteEngine) -> Service:
+def _live_items(settings: Settings, redis: AsyncRedis) -> LiveItems:
+    return LiveItems(redis, settings.namespace, max_backlog=settings.max_backlog)
+
+
+def _service(
+    settings: Settings, redis: AsyncRedis, engine: RemoteEngine, items: LiveItems
+) -> Service:
     histories = HistoryStore(
         redis,
         settings.namespace,
@@ -292,6 +297,7 @@ def _service(settings: Settings, redis: AsyncRedis, engine: RemoteEngine) -> Ser
     return Service(
         engine,
         histories,
+        items,
         micro_batch=settings.micro_batch,
         deadline_ms=settings.deadline_ms,
     )

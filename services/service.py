@@ -16,6 +16,7 @@ from infra.redis import RedisUnavailable
 from services.batcher import Batcher
 from services.event_schemas import Event
 from services.history import HistoryStore
+from services.live_items import LiveItems
 from services.problems import DeadlineExceeded, ServiceError, parse
 from services.schemas import Deadline, RecommendRequest
 from services.served_model import Query
@@ -30,7 +31,12 @@ MAX_WAITING = 1024
 
 
 class Engine(Protocol):
-    """What computes: the models in service, in this process or in another."""
+    """What computes: the models in service, in this process or in another. It never answers from
+    before a change to the catalogue that it has been told of."""
+
+    def know(self, number: int) -> None:
+        """What is asked from now on must see the change of this number."""
+        ...
 
     async def recommend(self, queries: Sequence[Query]) -> Sequence[Reply]:
         """A RecommendReply for each query."""
@@ -51,11 +57,18 @@ class Service:
     """Answers requests with an engine and the stored histories."""
 
     def __init__(
-        self, engine: Engine, histories: HistoryStore, *, micro_batch: int, deadline_ms: int
+        self,
+        engine: Engine,
+        histories: HistoryStore,
+        items: LiveItems,
+        *,
+        micro_batch: int,
+        deadline_ms: int,
     ) -> None:
         """deadline_ms: of a request that names none."""
         self._engine = engine
         self._histories = histories
+        self._items = items
         self._deadline_ms = deadline_ms
         self._batcher = Batcher(self.recommend, max_batch=micro_batch, max_waiting=MAX_WAITING)
 
@@ -100,7 +113,12 @@ class Service:
             return self._deadline_ms  # for its problem, which is the answer
 
     async def answer(self, bodies: Sequence[bytes]) -> list[bytes]:
-        """A reply for each body: a RecommendReply for a RecommendRequest, or else a Problem."""
+        """A reply for each body: a RecommendReply for a RecommendRequest, or else a Problem.
+
+        No reply is from before a change to the catalogue that was made before this call: who
+        publishes a request may have put or deleted items over HTTP, which nobody told this
+        process of.
+        """
         requests: list[RecommendRequest] = []
         replies: list[Reply | None] = []
         for body in bodies:
@@ -109,6 +127,8 @@ class Service:
                 replies.append(None)
             except ServiceError as error:
                 replies.append(error)
+        if requests:
+            await self._learn_of_changes()
         computed = iter(await self.recommend(requests) if requests else ())
         return [dump(next(computed) if reply is None else reply) for reply in replies]
 
@@ -121,6 +141,12 @@ class Service:
         if isinstance(reply, ServiceError):
             raise reply
         return reply
+
+    async def _learn_of_changes(self) -> None:
+        try:
+            self._engine.know(await self._items.number())
+        except RedisUnavailable as error:
+            logger.warning("answering by what is known of the catalogue: %s", error)
 
     async def accept(self, events: Sequence[Event]) -> int:
         """Keep the events in Redis and in their users' histories, and say how many they are.

@@ -45,11 +45,12 @@ class Api:
     async def _open(self, redis_url: str, namespace: str) -> None:
         self.redis = connect_async(redis_url)
         histories = HistoryStore(self.redis, namespace, max_items=100, ttl_s=60)
-        service = Service(self.engine, histories, micro_batch=16, deadline_ms=2000)
+        items = LiveItems(self.redis, namespace, max_backlog=100)
+        service = Service(self.engine, histories, items, micro_batch=16, deadline_ms=2000)
         catalogue = CatalogueService(
             self.engine,
             NearEncoder(QueryEncoder(Spaces(Path("nowhere")), CatalogEncoders(), None)),
-            LiveItems(self.redis, namespace, max_backlog=100),
+            items,
             micro_batch=16,
             deadline_ms=2000,
         )

@@ -88,7 +88,7 @@ class Shop:
         jobs = Jobs(
             self.redis, settings, self.encoders, datasets=[self.datasets], models=["hashing"]
         )
-        service = Service(engine, histories, micro_batch=16, deadline_ms=5000)
+        service = Service(engine, histories, self.items, micro_batch=16, deadline_ms=5000)
         transport = httpx.ASGITransport(build_api(service, catalogue, jobs))
         self.http = httpx.AsyncClient(transport=transport, base_url="http://api")
 

@@ -10,12 +10,17 @@ import pytest
 from ray.exceptions import ActorDiedError
 
 from infra.redis import connect_async
+from recsys.registry import Registry
 from services import remote
+from services.active_models import ActiveModels
 from services.history import HistoryStore
+from services.live_follower import LiveFollower
+from services.live_items import LiveItems
 from services.problems import MAX_BODY, Unavailable
 from services.remote import RemoteEngine
-from services.schemas import Problem
+from services.schemas import Problem, RecommendReply
 from services.service import Service
+from tests.near import Near
 
 T = TypeVar("T")
 
@@ -40,16 +45,21 @@ def asked(deployment: Any) -> bytes:
 
 
 @pytest.fixture
-def ask(redis_url: str, namespace: str) -> Callable[[Callable[[Service], Awaitable[T]]], T]:
-    """Runs a story with a service whose engine is not asked."""
+def ask(
+    registry: Registry, redis_url: str, namespace: str
+) -> Callable[[Callable[[Service], Awaitable[T]]], T]:
+    """Runs a story with a service whose engine looks for changes only when it has to."""
+    models = ActiveModels(registry, "ials")
 
     def run(story: Callable[[Service], Awaitable[T]]) -> T:
         async def main() -> T:
             redis = connect_async(redis_url)
             histories = HistoryStore(redis, namespace, max_items=10, ttl_s=60)
-            engine: Any = None
+            near = Near(models, LiveFollower(LiveItems(redis, namespace, max_backlog=10), models))
+            items = LiveItems(redis, namespace, max_backlog=10)
+            service = Service(near, histories, items, micro_batch=4, deadline_ms=2000)
             try:
-                return await story(Service(engine, histories, micro_batch=4, deadline_ms=2000))
+                return await story(service)
             finally:
                 await redis.aclose()
 
@@ -90,6 +100,29 @@ def test_a_queued_body_says_how_long_its_answer_is_of_use(
         return service.lifetime_ms(body)
 
     assert ask(story) == lifetime_ms
+
+
+def test_what_was_deleted_elsewhere_leaves_the_very_next_answer_over_the_queue(
+    ask: Callable[[Callable[[Service], Awaitable[list[str]]]], list[str]],
+    redis_url: str,
+    namespace: str,
+) -> None:
+    body = b'{"history": ["comedy-0", "comedy-1"], "k": 5}'
+
+    async def recommended(service: Service) -> list[str]:
+        [reply] = await service.answer([body])
+        return [item.item_id for item in RecommendReply.model_validate_json(reply).items]
+
+    async def story(service: Service) -> list[str]:
+        [first, *_] = await recommended(service)
+        redis = connect_async(redis_url)
+        await LiveItems(redis, namespace, max_backlog=10).delete(first)
+        await redis.aclose()
+        return [first, *await recommended(service)]
+
+    deleted, *after = ask(story)
+    assert deleted not in after
+    assert len(after) == 5
 
 
 def test_a_huge_body_over_the_queue_is_answered_as_over_http(

@@ -37,15 +37,16 @@ async def serve(registry: Registry, redis_url: str, namespace: str, server: uvic
     redis = connect_async(redis_url)
     engine = Near(ActiveModels(registry, "popularity"))
     encoders = CatalogEncoders()
+    items = LiveItems(redis, namespace, max_backlog=MAX_BACKLOG)
     catalogue = CatalogueService(
         engine,
         NearEncoder(QueryEncoder(Spaces(Path("nowhere")), encoders, None)),
-        LiveItems(redis, namespace, max_backlog=MAX_BACKLOG),
+        items,
         micro_batch=16,
         deadline_ms=2000,
     )
     histories = HistoryStore(redis, namespace, max_items=100, ttl_s=60)
-    service = Service(engine, histories, micro_batch=16, deadline_ms=2000)
+    service = Service(engine, histories, items, micro_batch=16, deadline_ms=2000)
     jobs = Jobs(redis, Settings(redis_url=None, namespace=namespace), encoders, datasets=[])
     server.config.app = build_api(service, catalogue, jobs)
     await server.serve()
