@@ -20,6 +20,7 @@ from PIL import Image
 
 from encoders.picture import decode
 from infra.errors import RecsysError
+from infra.roots import Unreached
 from infra.storage import atomic_file
 
 Source = Callable[[], bytes]
@@ -29,7 +30,8 @@ Source = Callable[[], bytes]
 def write_pictures(path: Path, sources: Iterable[Source], side: int) -> dict[int, str]:
     """Write the pictures S = `side` pixels wide and high; those that cannot be read are left out.
 
-    Returns why, by their place among the sources. Memory is bounded by a few pictures.
+    Returns why, by their place among the sources. Memory is bounded by a few pictures. Raises
+    Unreached where one cannot be read for now.
     """
     failures: dict[int, str] = {}
     threads = os.cpu_count() or 1
@@ -40,6 +42,8 @@ def write_pictures(path: Path, sources: Iterable[Source], side: int) -> dict[int
             place, future = waiting.popleft()
             try:
                 file.write(future.result().tobytes())
+            except Unreached:
+                raise
             except RecsysError as error:
                 failures[place] = error.message
 

@@ -9,12 +9,16 @@ otherwise. Nothing is ever fetched from an address that a URI names. A URI is
 - `s3://bucket/key` or `gs://bucket/key` under a root of the same scheme, which alone says the
   endpoint and the credentials; the key is taken as it stands;
 - `data:[type];base64,…`, which holds the content itself.
+
+What cannot be read for now, because a disk, a network or a store does not answer, is another error
+than what is not there. No error shows the credentials of a URI.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import errno
 import os
 import re
 import stat
@@ -22,7 +26,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import unquote_to_bytes, urlsplit
+from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
 import pyarrow as pa
 import pyarrow.fs
@@ -36,13 +40,36 @@ _STORES = ("s3", "gs")
 _SHOWN = 120
 """Characters of a URI that an error repeats."""
 
+_OF_THE_FILE = frozenset(
+    (
+        errno.ENOENT,
+        errno.ENOTDIR,
+        errno.EISDIR,
+        errno.EACCES,
+        errno.EPERM,
+        errno.ELOOP,
+        errno.ENAMETOOLONG,
+        errno.EILSEQ,
+        errno.EINVAL,
+        errno.ENXIO,
+    )
+)
+"""What is wrong with a file or its name. Any other error is the machine's or the network's (EIO,
+ESTALE, ETIMEDOUT, EMFILE, …) and may pass."""
+
 
 class Unreadable(RecsysError):
-    """Content that may not or cannot be read."""
+    """Content that may not or cannot be read, however often it is tried."""
 
     def __init__(self, uri: str, why: str) -> None:
-        shown = uri if len(uri) <= _SHOWN else f"{uri[:_SHOWN]}…"
-        super().__init__(f"{shown!r} {why}")
+        super().__init__(f"{_shown(uri)} {why}")
+
+
+class Unreached(RecsysError):
+    """Content that cannot be read for now, which is not its own fault; it may be later."""
+
+    def __init__(self, uri: str, why: str) -> None:
+        super().__init__(f"{_shown(uri)} cannot be read for now: {why}")
 
 
 class BadRoot(RecsysError):
@@ -66,6 +93,8 @@ class _Store:
     base: str
     """The same as the filesystem names it."""
     filesystem: pyarrow.fs.FileSystem
+    given: str
+    """With the credentials, perhaps; for nobody to see."""
 
 
 class Roots:
@@ -81,8 +110,11 @@ class Roots:
         self._roots = [_root(each) for each in roots]
 
     def read(self, uri: str, max_bytes: int) -> bytes:
-        """The whole content; raises Unreadable if it is not under a root, is no regular file, is
-        not there, or has more than `max_bytes`. Thread-safe."""
+        """The whole content. Thread-safe.
+
+        Raises Unreadable if it is not under a root, is no regular file, is not there, or has more
+        than `max_bytes`; Unreached if that cannot be told for now.
+        """
         scheme = _scheme(uri)
         if scheme == "data":
             return _embedded(uri, max_bytes)
@@ -123,7 +155,10 @@ class Roots:
                     raise Unreadable(uri, "is not a regular file")
                 return _bounded(uri, file, found.st_size, max_bytes)
         except OSError as error:
-            raise Unreadable(uri, f"cannot be read: {error.strerror or error}") from None
+            why = error.strerror or str(error)
+            if error.errno in _OF_THE_FILE:
+                raise Unreadable(uri, f"cannot be read: {why}") from None
+            raise Unreached(uri, why) from None
 
     def _read_object(self, uri: str, full: str, max_bytes: int) -> bytes:
         stores = [root for root in self._roots if isinstance(root, _Store)]
@@ -135,24 +170,34 @@ class Roots:
             with under.filesystem.open_input_file(under.base + key) as file:
                 return _bounded(uri, file, file.size(), max_bytes)
         except (OSError, pa.ArrowException) as error:
-            raise Unreadable(uri, f"cannot be read: {error}") from None
+            why = _without_credentials(str(error), under.given)
+            # Some stores say of what is not there that it is denied.
+            its_own = isinstance(error, (FileNotFoundError, PermissionError, pa.ArrowException))
+            if its_own or "ACCESS_DENIED" in why:
+                raise Unreadable(uri, f"cannot be read: {why}") from None
+            raise Unreached(uri, why) from None
 
 
 def _root(given: Path | str) -> _Folder | _Store:
     scheme = None if isinstance(given, Path) else _scheme(given)
     if scheme in _STORES:
-        uri = _bare(str(given))
+        root = str(given)
         try:
-            filesystem, base = pyarrow.fs.FileSystem.from_uri(str(given))
+            filesystem, base = pyarrow.fs.FileSystem.from_uri(root)
         except (OSError, pa.ArrowException) as error:
-            raise BadRoot(f"the root {uri} cannot be used: {error}") from None
-        return _Store(f"{uri}/", f"{base.rstrip('/')}/", filesystem)
+            shown, why = (_without_credentials(text, root) for text in (root, str(error)))
+            raise BadRoot(f"the root {shown} cannot be used: {why}") from None
+        return _Store(f"{_bare(root)}/", f"{base.rstrip('/')}/", filesystem, root)
     if scheme not in (None, "file"):
+        shown = _without_credentials(str(given), str(given))
         raise BadRoot(
-            f"the root {given} is in no store that content is read from: give a folder, or an "
+            f"the root {shown} is in no store that content is read from: give a folder, or an "
             "s3:// or gs:// URI"
         )
-    path = (_path_of(str(given)) if scheme else Path(given)).resolve()
+    try:
+        path = (_path_of(str(given)) if scheme else Path(given)).resolve()
+    except Unreadable as error:
+        raise BadRoot(f"the root {error.message}") from None
     if not path.is_dir():
         raise BadRoot(f"the root {given} is no folder: content is read from folders that exist")
     return _Folder(path)
@@ -163,6 +208,23 @@ def _bare(root: str) -> str:
     scheme, _, rest = root.partition("?")[0].rstrip("/").partition("://")
     authority, slash, path = rest.partition("/")
     return f"{scheme}://{authority.rpartition('@')[2]}{slash}{path}"
+
+
+def _shown(uri: str) -> str:
+    """A URI as an error repeats it."""
+    hidden = re.sub(r"(?<=://)[^/]*@", "…@", uri)
+    return repr(hidden if len(hidden) <= _SHOWN else f"{hidden[:_SHOWN]}…")
+
+
+def _without_credentials(text: str, root: str) -> str:
+    """A text about a root, without what stands before the root's last @, well-formed or not, as a
+    whole or in parts."""
+    credentials = root.partition("://")[2].rpartition("@")[0]
+    parts = {credentials, *credentials.split(":")}
+    for part in sorted(parts | {unquote(each) for each in parts}, key=len, reverse=True):
+        if part:
+            text = text.replace(part, "…")
+    return text
 
 
 def _scheme(uri: str) -> str | None:
@@ -187,7 +249,10 @@ def _path_of(uri: str) -> Path:
 def _opened(root: Path, resolved: Path) -> IO[bytes]:
     """The file, reached from the root without following any link: what was resolved cannot be
     exchanged for a link to elsewhere in between."""
-    here = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        here = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:  # the root was there: it is not the file that is missing
+        raise OSError(errno.EIO, f"its root: {error.strerror}") from error
     try:
         *folders, name = resolved.relative_to(root).parts or (".",)
         for folder in folders:

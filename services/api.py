@@ -20,6 +20,7 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Match, Route
 
 from infra.redis import RedisUnavailable
+from infra.roots import Unreached
 from services.bodies import MAX_K, Id, Name
 from services.catalogue_api import CATALOGUE_REQUESTS, add_catalogue
 from services.catalogue_service import CatalogueService
@@ -180,6 +181,11 @@ def _add_errors(app: FastAPI) -> None:
         return _problem(
             request, Unavailable("Redis cannot be reached, so nothing can be kept; try again")
         )
+
+    @app.exception_handler(Unreached)
+    async def unreached(request: Request, error: Unreached) -> Response:
+        logger.warning("%s", error)
+        return _problem(request, Unavailable(error.message))
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:

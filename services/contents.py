@@ -38,11 +38,12 @@ class Contents:
         return batch["image"]
 
     def read(self, space: str, content: str) -> bytes:
-        """What is encoded; raises Unreadable."""
+        """What is encoded; raises Unreadable and Unreached."""
         return content.encode() if space == "text" else self._roots.read(content, MAX_PICTURE)
 
     def hashes(self, space: str, contents: pa.Array) -> tuple[pa.Array, pa.Array]:
-        """Binary(16)[n], and String[n] why there is none where a content cannot be read."""
+        """Binary(16)[n], and String[n] why there is none where a content cannot be read; raises
+        Unreached."""
         look = partial(self._look, space)
         if space == "text":
             looks = [look(each) for each in contents.to_pylist()]

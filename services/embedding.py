@@ -143,7 +143,7 @@ def encode(
     """Float32[n, D], and by row why a content has none.
 
     named: String[n], texts or URIs. hashes: Binary(16)[n], of what the job is about: a picture
-    that is another one by now has no vector.
+    that is another one by now has no vector. Raises Unreached where one cannot be read for now.
     """
     vectors = np.zeros((len(named), encoder.dim), np.float32)
     problems: dict[int, str] = {}

@@ -95,7 +95,8 @@ class Jobs:
         models: by space. chunk: the most contents in a chunk; by default what suits the space.
         progress: called with how many items were read, and how many there are.
         Raises NoDataset, RefusedDataset, RefusedModel, NothingToEmbed, what the encoders raise for
-        a model that is not there, and RedisUnavailable; after that the same call goes on.
+        a model that is not there, Unreached where contents cannot be read for now, and
+        RedisUnavailable; after these two the same call goes on.
         """
         dataset = dataset.resolve()
         if self._datasets is not None and not any(map(dataset.is_relative_to, self._datasets)):

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from encoders.item_text import item_texts
-from infra.roots import Roots, Unreadable
+from infra.roots import Roots, Unreached, Unreadable
 from recsys.content_bundle import ContentManifest
 from recsys.registry import Spaces
 from services.contents import MAX_PICTURE, content_hash
@@ -65,7 +65,8 @@ class LiveEmbedder:
         self._roots = roots
 
     async def answer(self, bodies: Sequence[bytes]) -> list[None]:
-        """Embed the items that the messages name; raises what the next try may not meet again."""
+        """Embed the items that the messages name, as far as may be; raises what the next try may
+        not meet again."""
         puts: dict[str, int] = {}
         for body in bodies:
             for item_id, put in puts_of(body).items():
@@ -73,12 +74,19 @@ class LiveEmbedder:
         found = await self._items.read(list(puts))
         current = [each for each in found if each.put == puts[each.item_id]]
         manifests = await asyncio.to_thread(self._spaces.encoders)
+        unreached: list[Unreached] = []
         for space, manifest in manifests.items():
             waiting = _waiting(current, space, manifest)
             for start in range(0, len(waiting), AT_ONCE[space]):
                 some = waiting[start : start + AT_ONCE[space]]
-                embeddings = await asyncio.to_thread(self._embedded, space, manifest, some)
-                await self._items.store(space, embeddings)
+                contents = await asyncio.to_thread(self._contents, space, some)
+                there = [each for each in contents if isinstance(each, _Content)]
+                unreached += [each for each in contents if isinstance(each, Unreached)]
+                embeddings = await asyncio.to_thread(self._embedded, space, manifest, there)
+                if embeddings:
+                    await self._items.store(space, embeddings)
+        if unreached:
+            raise unreached[0]
         return [None] * len(bodies)
 
     async def give_up(self, body: bytes, reason: str) -> str:
@@ -94,10 +102,9 @@ class LiveEmbedder:
         return reason
 
     def _embedded(
-        self, space: str, manifest: ContentManifest, items: Sequence[LiveItem]
+        self, space: str, manifest: ContentManifest, contents: Sequence[_Content]
     ) -> list[Embedding]:
         """What became of items that wait for this encoder."""
-        contents = self._texts(items) if space == "text" else self._pictures(items)
         embeddings, wanted = [], []
         for each in contents:
             vector = each.item.vectors.get(space)
@@ -135,15 +142,14 @@ class LiveEmbedder:
             )
         return embeddings
 
-    def _texts(self, items: Sequence[LiveItem]) -> list[_Content]:
+    def _contents(self, space: str, items: Sequence[LiveItem]) -> list[_Content | Unreached]:
+        if space == "image":
+            return [self._picture(each) for each in items]
         table = items_table([each.item for each in items if each.item is not None])
         texts = item_texts(table).to_pylist()
         return [_Content(item, text) for item, text in zip(items, texts, strict=True)]
 
-    def _pictures(self, items: Sequence[LiveItem]) -> list[_Content]:
-        return [self._picture(each) for each in items]
-
-    def _picture(self, item: LiveItem) -> _Content:
+    def _picture(self, item: LiveItem) -> _Content | Unreached:
         assert item.item is not None
         uri = item.item.image
         if uri is None:
@@ -152,6 +158,8 @@ class LiveEmbedder:
             return _Content(item, self._roots.read(uri, MAX_PICTURE))
         except Unreadable as error:
             return _Content(item, None, error.message)
+        except Unreached as error:
+            return error
 
 
 def _waiting(items: Sequence[LiveItem], space: str, manifest: ContentManifest) -> list[LiveItem]:

@@ -37,7 +37,8 @@ def spool(
     """Write the folder of a new job, whole or not at all.
 
     stores: by space; what they hold already is not embedded again.
-    Raises NoDataset, and NothingToEmbed where no item has a content for a space.
+    Raises NoDataset, NothingToEmbed where no item has a content for a space, and Unreached where
+    a content cannot be read for now.
     """
     dataset = dataset.absolute()
     info = read_info(dataset)

@@ -104,7 +104,8 @@ async def work(
         encoders = CatalogEncoders(device)
         items = LiveItems(redis, settings.namespace, max_backlog=settings.max_backlog)
         embedding = Embedding(ledger, items, settings, encoders)
-        spaces, roots = Spaces(settings.spaces_dir), Roots(settings.image_roots)
+        spaces = Spaces(settings.spaces_dir)
+        roots = Roots([each.get_secret_value() for each in settings.image_roots])
         live = LiveEmbedder(items, spaces, encoders, roots)
         queue = Queue(
             redis,

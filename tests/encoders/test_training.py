@@ -16,7 +16,7 @@ from encoders.picture_file import read_pictures, write_pictures
 from encoders.resnet import new_resnet
 from encoders.training import ABOUT, EpochLoss, Trained, train
 from infra.errors import RecsysError
-from infra.roots import Unreadable
+from infra.roots import Unreached, Unreadable
 from recsys.data.genres import GENRES
 
 CONFIG = ContrastiveConfig(pixels=32, batch=16, epochs=3)
@@ -58,6 +58,15 @@ def test_pictures_that_cannot_be_read_are_left_out_and_told(
     assert kept.shape == (10, 3, SIDE, SIDE)
     assert (kept == kept[[0, 1] * 5]).all(), "they keep their order"
     assert (kept[0] != kept[1]).any()
+
+
+def test_pictures_that_cannot_be_read_for_now_are_not_left_out(tmp_path: Path) -> None:
+    def unreached() -> bytes:
+        raise Unreached("x.png", "the disk does not answer")
+
+    with pytest.raises(Unreached):
+        write_pictures(tmp_path / "pictures", [unreached], SIDE)
+    assert not (tmp_path / "pictures").exists()
 
 
 def test_each_epoch_is_told_and_the_net_is_another_one(pictures: Path, tmp_path: Path) -> None:

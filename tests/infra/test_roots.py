@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import resource
 import socket
 import threading
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from infra.loopback import LOOPBACK
-from infra.roots import BadRoot, Roots, Unreadable
+from infra.roots import BadRoot, Roots, Unreached, Unreadable
 
 POSTER = b"a poster"
 LIMIT = 1_000
@@ -193,6 +194,57 @@ def test_what_cannot_be_a_root_is_refused(root: str) -> None:
         Roots([root])
 
 
+def test_what_a_disk_does_not_give_is_told_from_what_is_not_there() -> None:
+    with pytest.raises(Unreached, match="'mem' cannot be read for now: Input/output error"):
+        Roots(["/proc/self"]).read("mem", LIMIT)
+
+
+def test_what_cannot_be_opened_for_want_of_file_descriptors_may_be_later(roots: Roots) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with closing(socket.socket()) as last:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (last.fileno() + 1, hard))
+        try:
+            with pytest.raises(Unreached, match="Too many open files"):
+                roots.read("pictures/1 a.png", LIMIT)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert roots.read("pictures/1 a.png", LIMIT) == POSTER
+
+
+def test_a_root_that_is_gone_is_not_the_files_fault(films: Path, roots: Roots) -> None:
+    films.rename(films.with_name("unmounted"))
+    with pytest.raises(Unreached, match="root"):
+        roots.read("pictures/1 a.png", LIMIT)
+
+
+@pytest.mark.parametrize(
+    "root",
+    [
+        "s3://key:pass%2Fword@bucket/films?nonsense=1",
+        "s3://key:pass/word@bucket/films",
+        "s3://key:pass?word@bucket/films",
+        "s3://key:pass#word@bucket/films",
+        "s3://key:pass word@bucket/films",
+        "S3://key:password@bucket/films",
+        "gs://key:password@bucket/films",
+        "https://key:password@example.com/films",
+        "file://key:password@example.com/films",
+    ],
+)
+def test_a_root_is_refused_without_a_word_of_its_credentials(root: str) -> None:
+    with pytest.raises(BadRoot) as refusal:
+        Roots([root])
+    assert "word" not in refusal.value.message
+    assert "key" not in refusal.value.message
+
+
+def test_the_credentials_of_a_uri_are_not_repeated(roots: Roots) -> None:
+    with pytest.raises(Unreadable) as refusal:
+        roots.read("s3://key:password@bucket/films/1.png", LIMIT)
+    assert "word" not in refusal.value.message
+    assert "bucket/films/1.png" in refusal.value.message
+
+
 class Bucket(BaseHTTPRequestHandler):
     """As much of S3's protocol as reading takes: one object, `bucket/films/1.png`."""
 
@@ -205,7 +257,8 @@ class Bucket(BaseHTTPRequestHandler):
     def _answer(self, *, with_body: bool) -> None:
         self.server.asked.append(self.path)  # type: ignore[attr-defined]
         there = self.path == "/bucket/films/1.png"
-        self.send_response((206 if with_body else 200) if there else 404)
+        refused: int = self.server.refuses.get(self.path, 404)  # type: ignore[attr-defined]
+        self.send_response((206 if with_body else 200) if there else refused)
         self.send_header("Content-Length", str(len(POSTER) if there else 0))
         self.end_headers()
         if there and with_body:
@@ -219,6 +272,7 @@ class Bucket(BaseHTTPRequestHandler):
 def store() -> Iterator[ThreadingHTTPServer]:
     with ThreadingHTTPServer((LOOPBACK, 0), Bucket) as server:
         server.asked = []  # type: ignore[attr-defined]
+        server.refuses = {}  # type: ignore[attr-defined]
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server
         server.shutdown()
@@ -237,6 +291,21 @@ def test_an_object_under_a_stores_root_is_read(store: ThreadingHTTPServer, films
         roots.read("1.png", 7)
     with pytest.raises(Unreadable, match="cannot be read"):
         roots.read("2.png", LIMIT)
+
+
+def test_what_a_store_denies_is_refused(store: ThreadingHTTPServer) -> None:
+    store.refuses = {"/bucket/films/2.png": 403}  # type: ignore[attr-defined]
+    with pytest.raises(Unreadable):
+        Roots([in_store(store)]).read("2.png", LIMIT)
+
+
+def test_a_store_that_does_not_answer_is_not_the_objects_fault() -> None:
+    with closing(socket.socket()) as nobody:  # bound, so that nobody else listens there
+        nobody.bind((LOOPBACK, 0))
+        endpoint = f"{LOOPBACK}:{nobody.getsockname()[1]}"
+        root = f"s3://key:password@bucket/films?scheme=http&endpoint_override={endpoint}"
+        with pytest.raises(Unreached, match=r"'1\.png' cannot be read for now"):
+            Roots([root]).read("1.png", LIMIT)
 
 
 @pytest.mark.parametrize(

@@ -70,3 +70,10 @@ def test_the_password_of_redis_is_never_shown(monkeypatch: pytest.MonkeyPatch, u
         shown = error.message
     assert "redis" in shown
     assert "secret" not in shown
+
+
+def test_the_credentials_of_image_roots_are_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RECSYS_IMAGE_ROOTS", '["s3://me:secret@films"]')
+    settings = load_settings()
+    assert settings.image_roots[0].get_secret_value() == "s3://me:secret@films"
+    assert "secret" not in f"{settings!r} {settings} {settings.model_dump(mode='json')}"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
+import pyarrow as pa
 import pytest
 
 from infra.redis import connect_async
@@ -32,6 +33,7 @@ from tests.encoders.models import tiny_bert
 from tests.films import add_space, films
 from tests.hashing_encoder import HashingEncoder
 from tests.near import Near, NearEncoder
+from tests.withheld import withheld
 
 T = TypeVar("T")
 
@@ -338,6 +340,21 @@ def test_a_job_may_name_no_other_encoder_nor_folder(shop: Shop, tmp_path: Path) 
     assert "RECSYS_ENCODER_MODELS" in problem["detail"]
     assert problem["errors"][0]["field"] == "image_model"
     assert shop("GET", "/v1/jobs").json() == {"jobs": []}
+
+
+def test_a_dataset_that_cannot_be_read_for_now_may_be_asked_for_again(shop: Shop) -> None:
+    folder = shop.datasets / "films"
+    catalogue = films().slice(0, 1)
+    at = catalogue.schema.get_field_index("image")
+    write_dataset(folder, [], catalogue.set_column(at, "image", pa.array(["a.png"])), "a test")
+    (folder / "a.png").write_bytes(b"a picture")
+    asked = {"dataset": str(folder), "image_model": "hashing"}
+    with withheld(folder / "a.png"):
+        reply = shop("POST", "/v1/jobs", asked)
+    assert reply.status_code == 503
+    assert int(reply.headers["retry-after"]) > 0
+    assert "'a.png' cannot be read for now" in reply.json()["detail"]
+    assert shop("POST", "/v1/jobs", asked).status_code == 202
 
 
 def test_a_job_that_is_not_there_is_told(shop: Shop) -> None:

@@ -39,6 +39,7 @@ from services.jobs import ENDED, LOCK, Job, Jobs, JobState, RefusedDataset
 from services.live_items import LiveItems, puts_of
 from services.worker import Worker
 from tests.hashing_encoder import HashingEncoders
+from tests.withheld import withheld
 
 TEXT = {"text": "hashing-32"}
 
@@ -241,6 +242,26 @@ def test_a_picture_that_is_another_by_now_has_no_vector(play: Play) -> None:
         assert desk.ids("image") == ["f1"]
         ((reason),) = (row["reason"] for row in desk.jobs.problems(job.id))
         assert "was changed after the job was submitted" in reason
+
+    play(story)
+
+
+def test_a_picture_that_cannot_be_read_for_now_is_tried_again(
+    play: Play, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def story(desk: Desk) -> None:
+        data = films(desk.folder / "films", titles(2), ["red.png", "blue.png"])
+        for colour in ("red", "blue"):
+            Image.new("RGB", (8, 8), colour).save(data / f"{colour}.png")
+        job = await desk.jobs.submit(data, {"image": "colour"})
+        async with desk.worker():
+            with withheld(data / "red.png"):
+                while "cannot be read for now" not in caplog.text:
+                    await asyncio.sleep(0.02)
+            job = await desk.ended(job)
+        assert job.state == JobState.DONE
+        assert desk.ids("image") == ["f0", "f1"]
+        assert desk.jobs.problems(job.id) == []
 
     play(story)
 

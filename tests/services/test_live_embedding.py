@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
+from infra.roots import Unreached
 from services import live_embedding
 from services.item_schemas import ItemState
 from tests.films import add_pictures, picture
 from tests.shop import Shop, item
+from tests.withheld import withheld
 
 
 def test_once_embedded_it_is_found(shop: Shop) -> None:
@@ -78,6 +80,21 @@ def test_pictures_are_read_and_embedded_a_few_at_a_time(
     shop.put(*(item(f"i{number}", image="blue.png") for number in range(5)))
     shop.embed()
     assert shop.colours.batches == [2, 2, 1]
+
+
+def test_a_picture_that_cannot_be_read_for_now_is_waited_for_and_holds_nothing_up(
+    shop: Shop,
+) -> None:
+    add_pictures(shop.spaces.root, shop.colours)
+    for colour in ("red", "blue"):
+        (shop.pictures / f"{colour}.png").write_bytes(picture(colour))
+    shop.put(item("a", image="red.png"), item("b", image="blue.png"))
+    with withheld(shop.pictures / "red.png"), pytest.raises(Unreached):
+        shop.embed()
+    assert shop.one("a").states == {"image": ItemState.PENDING, "text": ItemState.READY}
+    assert shop.one("b").states["image"] is ItemState.READY
+    shop.embed()
+    assert shop.one("a").states["image"] is ItemState.READY
 
 
 def test_a_picture_that_a_job_would_read_is_read_of_a_live_item_too(shop: Shop) -> None:
