@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from encoders.item_text import item_texts
+from encoders.text_input import fault
 from infra.roots import Roots, Unreadable
 from recsys.embedding_store import HASH_BYTES
 
@@ -42,8 +43,8 @@ class Contents:
         return content.encode() if space == "text" else self._roots.read(content, MAX_PICTURE)
 
     def hashes(self, space: str, contents: pa.Array) -> tuple[pa.Array, pa.Array]:
-        """Binary(16)[n], and String[n] why there is none where a content cannot be read; raises
-        Unreached."""
+        """Binary(16)[n], and String[n] why there is none where a content cannot be read, or is
+        refused by every encoder; raises Unreached."""
         look = partial(self._look, space)
         if space == "text":
             looks = [look(each) for each in contents.to_pylist()]
@@ -56,6 +57,8 @@ class Contents:
     def _look(self, space: str, content: str | None) -> tuple[bytes | None, str | None]:
         if content is None:
             return None, None
+        if space == "text" and (wrong := fault(content)) is not None:
+            return None, wrong  # as every encoder would, after a detour over the workers
         try:
             return content_hash(self.read(space, content)), None
         except Unreadable as error:

@@ -93,7 +93,7 @@ class SpaceSpec(BaseModel):
     """Items that have no such content."""
 
     unreadable: int
-    """Items whose content could not be read."""
+    """Items whose content could not be read, or is none, such as an empty text."""
 
 
 class JobSpec(BaseModel):

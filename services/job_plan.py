@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from encoders.text_input import MAX_TEXT
 from infra.errors import RecsysError
 from recsys.embedding_store import (
     BLOCK,
@@ -48,6 +49,9 @@ logger = logging.getLogger(__name__)
 
 CHUNK = {"text": 512, "image": 64}
 """The most contents in a chunk: a few seconds of work for a core."""
+
+CHUNK_BYTES = 8 << 20
+"""The most bytes of texts in a chunk."""
 
 
 class NothingToEmbed(RecsysError):
@@ -86,14 +90,15 @@ def plan(
     stored = store.parts()
     shared = sorted(linked - set(stored))
     owner_path = draft.path / f"owners-{space}.npy"
-    owner = _new_array(owner_path, n_items)
+    owner = new_array(owner_path, n_items)
     hashes = (batch[hash_] for batch in row_batches(draft.path / ITEMS, [hash_]))
     # Places in the store are the greater ones: where a content is in both, they own it.
     held = chain(_promised(links, shared), store.held(stored, len(shared)))
     n_held = store.count(stored) + sum(pq.read_metadata(links / name).num_rows for name in shared)
     owners(hashes, n_items, held, n_held, owner, draft.path)
-    places = _new_array(draft.path / f"places-{space}.npy", n_items)
+    places = new_array(draft.path / f"places-{space}.npy", n_items)
     own: list[str] = []
+    example = ""
     start, n_contents, absent, unreadable = 0, 0, 0, 0
     for batch in draft.items():
         new = np.flatnonzero(owner[start : start + len(batch)] == start + np.arange(len(batch)))
@@ -112,8 +117,10 @@ def plan(
             number = len(shared) + len(stored) + len(own) - 1
             places[start + new[rows]] = place(number, np.arange(len(rows)))
         n_contents += len(new)
-        unreadable += len(batch) - batch[problem].null_count
-        absent += batch[hash_].null_count - (len(batch) - batch[problem].null_count)
+        problems = batch[problem].drop_null()
+        example = example or (f": {problems[0]}" if len(problems) else "")
+        unreadable += len(problems)
+        absent += batch[hash_].null_count - len(problems)
         start += len(batch)
     known, used = _resolve(owner, places, len(shared))
     for chunk, number in enumerate(used, first + len(own)):
@@ -123,7 +130,7 @@ def plan(
     if n_contents + known == 0:
         raise NothingToEmbed(
             f"no item of the dataset has {'a picture' if space == 'image' else 'a text'} that can "
-            f"be read: {absent} have none, {unreadable} could not be read"
+            f"be embedded: {absent} have none, {unreadable} have one that is refused{example}"
         )
     owner_path.unlink()
     shutil.rmtree(links)
@@ -178,12 +185,18 @@ def _promised(links: Path, shared: list[str]) -> Iterator[Held]:
 
 
 def _pieces(contents: pa.ChunkedArray, most: int) -> list[NDArray[np.int64]]:
-    """The rows of contents, the shortest first, in as few pieces of about the same size as may
-    be."""
+    """The rows of contents, the shortest first, in few pieces of about the same size, none of them
+    with more than `most` rows or CHUNK_BYTES."""
     if len(contents) == 0:
         return []
-    order = np.argsort(pc.binary_length(contents).to_numpy(), kind="stable")
-    return np.array_split(order, -(-len(order) // most))
+    sizes = pc.binary_length(contents).to_numpy()
+    order = np.argsort(sizes, kind="stable")
+    # The first text of a group is counted in part to the one before, and is no longer than may be.
+    groups = np.cumsum(sizes[order], dtype=np.int64) // (CHUNK_BYTES - MAX_TEXT)
+    pieces: list[NDArray[np.int64]] = []
+    for group in np.split(order, np.flatnonzero(np.diff(groups)) + 1):
+        pieces += np.array_split(group, -(-len(group) // most))
+    return pieces
 
 
 def _resolve(
@@ -204,7 +217,7 @@ def _resolve(
     return known, sorted(used)
 
 
-def _new_array(path: Path, n: int) -> np.memmap[tuple[int], np.dtype[np.int64]]:
+def new_array(path: Path, n: int) -> np.memmap[tuple[int], np.dtype[np.int64]]:
     """Int64[n] in a file."""
     mapped: np.memmap[tuple[int], np.dtype[np.int64]] = np.lib.format.open_memmap(
         path, mode="w+", dtype=np.int64, shape=(n,)

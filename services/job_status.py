@@ -47,7 +47,7 @@ class JobSpace(BaseModel):
     """Items that have no such content."""
 
     unreadable: int
-    """Items whose content could not be read."""
+    """Items whose content could not be read, or is none, such as an empty text."""
 
     version: str | None
     """The content bundle that it became, once the job is done; none where no content has a

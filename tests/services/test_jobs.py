@@ -16,11 +16,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
 from encoders.encoder import Encoded, Encoder
+from encoders.text_input import MAX_TEXT
 from infra.redis import AsyncRedis, connect_async
 from infra.settings import Settings
 from infra.storage import exclusive
@@ -202,12 +205,57 @@ def test_an_item_without_a_vector_is_told_with_its_reason_and_the_others_are_sea
 ) -> None:
     async def story(desk: Desk) -> None:
         job = await desk.done(films(desk.folder / "films", ["a", "", "it will explode", "b"]))
-        assert (job.state, job.problems, job.spaces[0].problems) == (JobState.DONE, 2, 2)
+        assert (job.state, job.spaces[0].problems) == (JobState.DONE, 2)
         assert desk.ids() == ["f0", "f3"]
         reasons = {row["item_id"]: row["reason"] for row in desk.jobs.problems(job.id)}
         assert reasons.keys() == {"f1", "f2"}
         assert reasons["f1"] == "The text is empty."
         assert "this text explodes" in reasons["f2"]
+
+    play(story)
+
+
+def test_a_text_that_every_encoder_refuses_never_reaches_a_worker(play: Play) -> None:
+    async def story(desk: Desk) -> None:
+        data = films(desk.folder / "films", ["a", " ", "x" * (MAX_TEXT + 1)])
+        job = await desk.done(data)
+        assert (job.contents, job.spaces[0].unreadable, job.spaces[0].problems) == (1, 2, 2)
+        assert desk.encoders.text("hashing-32").seen == ["a"]
+        reasons = {row["item_id"]: row["reason"] for row in desk.jobs.problems(job.id)}
+        assert reasons["f1"] == "The text is empty."
+        assert "1,048,576 bytes are allowed" in reasons["f2"]
+        with pytest.raises(NothingToEmbed, match=r"1 have one that is refused: The text is"):
+            await desk.jobs.submit(films(desk.folder / "none", [" "]), TEXT)
+
+    play(story)
+
+
+def test_large_texts_come_in_smaller_chunks(play: Play) -> None:
+    async def story(desk: Desk) -> None:
+        large = [f"{i}{'x' * (900 << 10)}" for i in range(20)]
+        data = films(desk.folder / "films", [*large, *titles(10)])
+        job = await desk.jobs.submit(data, TEXT, chunk=512)
+        folder = JobFolder(desk.settings.jobs_dir / job.id)
+        todo = [folder.todo(chunk)[1] for chunk in range(folder.spec().chunks)]
+        sizes = [pc.sum(pc.binary_length(each["content"])).as_py() for each in todo]
+        assert sum(map(len, todo)) == 30
+        assert len(todo) == 3
+        assert max(sizes) <= 8 << 20
+
+    play(story)
+
+
+def test_an_item_that_has_two_rows_is_refused_by_its_id(play: Play) -> None:
+    async def story(desk: Desk) -> None:
+        path = films(desk.folder / "films", titles(4)) / "items.parquet"
+        table = pq.read_table(path)
+        pq.write_table(pa.concat_tables([table, table.slice(1, 2)]), path)
+        with pytest.raises(NoDataset, match=r"items\.parquet has items .* as 'f1', 'f2': leave"):
+            await desk.jobs.submit(path.parent, TEXT)
+        ids = pa.array(["f0", None, "f2", "f3"])
+        pq.write_table(table.drop(["item_id"]).append_column("item_id", ids), path)
+        with pytest.raises(NoDataset, match=r"items\.parquet has an item without an id"):
+            await desk.jobs.submit(path.parent, TEXT)
 
     play(story)
 
