@@ -120,6 +120,12 @@ class RecommenderReplica:
             asyncio.create_task(ahead.follow()),
         ]
 
+    async def check_health(self) -> None:
+        """Called by Ray Serve, which replaces the replica when this raises."""
+        for each in self._following:
+            if each.done():
+                raise RuntimeError("what follows the changes has ended") from each.exception()
+
     async def recommend(self, number: int, queries: Sequence[Query]) -> list[Reply]:
         await self._live.catch_up(number)
         return [_reply(reply) for reply in self._models.recommender.recommend(queries)]

@@ -27,7 +27,7 @@ from services.shelf import Shelf, flat
 class LiveCatalogue:
     """Live items and deletions up to a number."""
 
-    def __init__(self, entries: Mapping[str, LiveItem], number: int, generation: int) -> None:
+    def __init__(self, entries: Mapping[str, LiveItem], number: int, generation: str) -> None:
         self.entries = entries
         """By item id; those without an item are deletions."""
 
@@ -37,7 +37,7 @@ class LiveCatalogue:
 
     @classmethod
     def empty(cls) -> LiveCatalogue:
-        return cls({}, 0, 0)
+        return cls({}, 0, "")
 
     def after(self, items: Sequence[LiveItem], number: int) -> LiveCatalogue:
         """The catalogue with these changes, which are all up to the number."""

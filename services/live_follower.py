@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 
-from infra.redis import RedisUnavailable
+from infra.errors import RecsysError
 from services.active_models import ActiveModels
 from services.live_catalogue import LiveCatalogue
 from services.live_items import LiveItems
@@ -23,6 +23,9 @@ last changes over the models, so that it leaves the replica time to answer."""
 
 _SHARE = 5
 
+PAUSE_S = 2.0
+"""The most seconds until the next look where one failed: twice as many each time."""
+
 
 class LiveFollower:
     """Lays what changes in Redis over the models in service."""
@@ -32,38 +35,67 @@ class LiveFollower:
         self._models = models
         self._live = LiveCatalogue.empty()
         self._reading = asyncio.Lock()
-        self._told = False
+        self._failures = 0
+        self._told = ""
 
     async def follow(self) -> None:
-        """Follow for ever."""
+        """Follow for ever, through whatever fails."""
+        pause_s = POLL_S
         while True:
             started = time.monotonic()
-            await self._read()
-            await asyncio.sleep(max(POLL_S, _SHARE * (time.monotonic() - started)))
+            if await self._read():
+                pause_s = max(POLL_S, _SHARE * (time.monotonic() - started))
+            else:
+                pause_s = min(2 * pause_s, PAUSE_S)
+            await asyncio.sleep(pause_s)
 
     async def catch_up(self, number: int) -> None:
-        """Return once all changes up to the number are in force, or Redis is not there to ask."""
+        """Return once all changes up to the number are in force, or it has failed to read them or
+        to lay them over the models: then the answer is by what is known."""
         if self._live.number < number:
             # What is begun is finished though the caller gives up meanwhile: otherwise what is
             # still being laid could come after what is newer.
-            await asyncio.shield(self._read())
+            await asyncio.shield(self._read(number))
 
-    async def _read(self) -> None:
+    async def _read(self, number: int | None = None) -> bool:
+        """Read what changed and lay it over the models, unless that is done up to the number, or
+        has failed for somebody else meanwhile; whether it did not fail."""
+        failures = self._failures
         async with self._reading:
+            if self._failures != failures:
+                return False
+            if number is not None and number <= self._live.number:
+                return True
             try:
                 await self._lay_newest()
-                self._told = False
-            except RedisUnavailable as error:
-                if not self._told:
-                    logger.warning("the live catalogue cannot be followed: %s", error)
-                self._told = True
+            except Exception as error:  # noqa: BLE001 - what changes later must be learnt of
+                self._failures += 1
+                self._tell(error)
+                return False
+            if self._told:
+                logger.warning("the live catalogue is followed again")
+                self._told = ""
+            return True
+
+    def _tell(self, error: Exception) -> None:
+        """Log what fails, once as long as it stays the same."""
+        known = isinstance(error, RecsysError)
+        told = str(error) if known else repr(error)
+        if told != self._told:
+            logger.error(
+                "the live catalogue cannot be followed, so that what was put or deleted since does "
+                "not count in answers; trying again: %s",
+                told,
+                exc_info=not known,
+            )
+        self._told = told
 
     async def _lay_newest(self) -> None:
         live, more = self._live, True
         while more:
             changes = await self._items.changes(live.number)
             if changes.generation != live.generation or changes.number < live.number:
-                # What is in a main index now was dropped, or the database was emptied: the main
+                # What is in a main index now was dropped, or the server is another one: the main
                 # index goes first into service, or items would be in neither for a moment.
                 await asyncio.to_thread(self._models.refresh)
                 live = LiveCatalogue({}, 0, changes.generation)

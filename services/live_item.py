@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -11,6 +12,11 @@ from numpy.typing import NDArray
 
 from encoders.catalog import SPACES
 from services.item_schemas import Item, ItemState
+
+logger = logging.getLogger(__name__)
+
+_ROUNDING = 1e-3
+"""By how much the length of a unit vector may be off."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,15 +30,19 @@ class LiveVector:
     """16 bytes, of what was encoded."""
 
     vector: NDArray[np.float32]
-    """Float32[D]."""
+    """Float32[D], of unit length."""
 
     def dump(self) -> bytes:
         return b"\0".join((self.fingerprint.encode(), self.content_hash + self.vector.tobytes()))
 
     @classmethod
     def load(cls, value: bytes) -> LiveVector:
+        """Of `dump`; raises ValueError where it is damaged, which leaves no unit vector."""
         fingerprint, _, rest = value.partition(b"\0")
-        return cls(fingerprint.decode(), rest[:16], np.frombuffer(rest[16:], np.float32))
+        vector = np.frombuffer(rest[16:], np.float32)
+        if not abs(np.linalg.norm(vector) - 1) < _ROUNDING:
+            raise ValueError("is damaged in Redis; put the item anew")
+        return cls(fingerprint.decode(), rest[:16], vector)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,13 +81,16 @@ class LiveItem:
 
     @classmethod
     def load(cls, row: Sequence[bytes]) -> LiveItem:
-        """Of a row of the scripts."""
+        """Of a row of the scripts; raises ValueError or TypeError where that is damaged."""
         item_id, number, record, *rest = row
         put, _, document = record.partition(b" ")
         vectors, states, reasons, failed_by = {}, {}, {}, {}
         for space, told, vector in zip(SPACES, rest[::2], rest[1::2], strict=True):
-            if vector:
-                vectors[space] = LiveVector.load(vector)
+            try:
+                if vector:
+                    vectors[space] = LiveVector.load(vector)
+            except ValueError as error:  # it is without one until it is embedded again
+                logger.error("the vector %s of the live item %r: %s", space, item_id, error)
             state, fingerprint, reason = _told(told.decode())
             states[space] = state
             if reason:

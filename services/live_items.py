@@ -19,6 +19,7 @@ here; deletions stay while anything knows the item that may come into service.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,8 @@ from services import live_scripts as scripts
 from services.item_schemas import Item
 from services.live_item import Embedding, LiveItem
 from services.problems import Overloaded
+
+logger = logging.getLogger(__name__)
 
 MAX_LIVE = 20_000
 """The most live items: beyond, the main index has to be built anew first. All are searched exactly
@@ -53,13 +56,14 @@ class Changes:
     """What changed after some number."""
 
     items: list[LiveItem]
-    """Oldest change first, each as it is now."""
+    """Oldest change first, each as it is now; without what is damaged."""
 
     number: int
     """Up to which these are all the changes."""
 
-    generation: int
-    """Where it is another one than before, what is known has to be read anew from 0."""
+    generation: str
+    """Where it is another one than before, what is known has to be read anew from 0: live items
+    were dropped, or the server was started anew."""
 
     more: bool
     """Whether there may be changes past `number` already."""
@@ -148,8 +152,8 @@ class LiveItems:
             number, generation, rows = await self._changes(
                 keys=self._keys(), args=[since, STEP, *SPACES]
             )
-        items = [LiveItem.load(row) for row in rows]
-        return Changes(items, int(number), int(generation), more=len(items) == STEP)
+        more = len(rows) == STEP
+        return Changes(_whole(rows), int(number), generation.decode(), more)
 
     async def all(self) -> list[LiveItem]:
         """Everything live or deleted, oldest change first. Raises RedisUnavailable."""
@@ -165,7 +169,7 @@ class LiveItems:
         """Those of the items that are live or deleted. Raises RedisUnavailable."""
         with reaching(self._redis):
             rows = await self._read(keys=self._keys(), args=[len(item_ids), *item_ids, *SPACES])
-        return [LiveItem.load(row) for row in rows]
+        return _whole(rows)
 
     async def store(self, space: str, embeddings: Sequence[Embedding]) -> int:
         """Write what became of the contents, where the items are still as they were put; returns
@@ -224,6 +228,20 @@ class LiveItems:
 def puts_of(body: bytes) -> dict[str, int]:
     """The items that a message asks to be embedded, each with the number of its put."""
     items: dict[str, int] = orjson.loads(body)["items"]
+    return items
+
+
+def _whole(rows: Sequence[Sequence[bytes]]) -> list[LiveItem]:
+    """The items of rows; what is damaged is logged and left out, and stays as it was known."""
+    items = []
+    for row in rows:
+        try:
+            items.append(LiveItem.load(row))
+        except (ValueError, TypeError) as error:
+            logger.error(
+                "the live item %r is passed over, since it is damaged in Redis: put it anew (%s)",
+                *(row[0].decode(errors="replace"), error),
+            )
     return items
 
 

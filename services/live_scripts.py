@@ -126,14 +126,17 @@ CHANGES = (
     _ROW
     + """
 -- ARGV: the number after which, how many at most, then the spaces. Returns the number up to which
--- these are all the changes, the generation, and the rows.
+-- these are all the changes, the generation, and the rows. The generation names the server's run,
+-- too: one that was killed may come back without its newest changes, and give their numbers to
+-- others.
 local found = redis.call('ZRANGEBYSCORE', KEYS[3], '(' .. ARGV[1], '+inf', 'WITHSCORES',
   'LIMIT', 0, ARGV[2])
 local rows = {}
 for i = 1, #found, 2 do rows[#rows + 1] = row(found[i], found[i + 1], 3) end
 local number = redis.call('GET', KEYS[4]) or '0'
 if #rows == tonumber(ARGV[2]) then number = found[#found] end
-return {number, redis.call('GET', KEYS[5]) or '0', rows}
+local run = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)') or ''
+return {number, (redis.call('GET', KEYS[5]) or '0') .. ' ' .. run, rows}
 """
 )
 

@@ -121,7 +121,7 @@ def test_a_fold_tells_followers_to_read_anew(shop: Shop) -> None:
     shop.embed()
     before = shop.run(shop.items.changes(0)).generation
     shop.fold()
-    assert shop.run(shop.items.changes(0)).generation == before + 1
+    assert shop.run(shop.items.changes(0)).generation != before
 
 
 def test_folds_leave_the_newest_versions_and_no_more(shop: Shop) -> None:
