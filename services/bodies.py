@@ -33,6 +33,9 @@ Id = Annotated[str, StringConstraints(min_length=1, max_length=256), AfterValida
 Name = Annotated[str, StringConstraints(min_length=1, max_length=64), AfterValidator(_printable)]
 """The name of a model, a tag or a kind of event: 1 to 64 characters, no control characters."""
 
+Place = Annotated[str, StringConstraints(min_length=1, max_length=4096), AfterValidator(_printable)]
+"""A path, or the name of a model: 1 to 4096 characters, no control characters."""
+
 DeadlineMs = Annotated[int, Field(strict=True, ge=1, le=MAX_DEADLINE_MS)]
 
 K = Annotated[int, Field(strict=True, ge=1, le=MAX_K)]

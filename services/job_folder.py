@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from infra.errors import RecsysError
-from infra.storage import atomic_file
+from infra.storage import UNFINISHED, atomic_file, exclusive
 from recsys.embedding_store import HASH_BYTES
 
 SPEC, ITEMS, REPORT, PROBLEMS = "job.json", "items.parquet", "report.json", "problems.parquet"
@@ -194,6 +194,11 @@ class JobFolder:
         return self.path.name
 
     @property
+    def sealing_lock(self) -> Path:
+        """Held by whoever seals the job."""
+        return self.path / ".sealing"
+
+    @property
     def problems_path(self) -> Path:
         """By PROBLEMS_SCHEMA: which items have a content and no vector."""
         return self.path / PROBLEMS
@@ -270,6 +275,12 @@ class JobFolder:
         shutil.rmtree(self.path / "todo", ignore_errors=True)
         for path in (self.path / ITEMS, *self.path.glob("p*-*.*")):
             path.unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Delete the folder, at once for all; raises BlockingIOError while the job is sealed."""
+        with exclusive(self.sealing_lock):
+            gone = self.path.rename(self.path.with_name(UNFINISHED + self.id))
+        shutil.rmtree(gone)
 
     def _read(self, name: str, kind: type[AnyFile]) -> AnyFile | None:
         path = self.path / name

@@ -84,9 +84,9 @@ class Job(BaseModel):
     embedded: int
     """Of these, how many are done."""
 
-    problems: int
-    """Of these, how many have no vector, such as a file that is no picture; as far as Redis
-    remembers."""
+    without_vector: int
+    """Contents that have none: they could not be read, or are none, such as a file that is no
+    picture. So far; once the job is done, the items that have such a content."""
 
     rate: float | None
     """Contents a second since the job was last submitted or resumed."""
@@ -114,11 +114,18 @@ def job_of(spec: JobSpec, report: Report | None, standing: Standing | None) -> J
         spaces=[_space(each, spaces.get(each.space)) for each in spec.spaces],
         contents=spec.contents,
         embedded=spec.contents if report is not None else embedded,
-        problems=0 if standing is None else standing.problems,
+        without_vector=_without_vector(spec, report, standing),
         rate=rate,
         seconds_left=left,
         failures={} if standing is None or state == JobState.CANCELLED else standing.missed,
     )
+
+
+def _without_vector(spec: JobSpec, report: Report | None, standing: Standing | None) -> int:
+    if report is not None:
+        return sum(each.problems for each in report.spaces.values())
+    unreadable = sum(each.unreadable for each in spec.spaces)
+    return unreadable + (0 if standing is None else standing.problems)
 
 
 def _space(spec: SpaceSpec, report: SpaceReport | None) -> JobSpace:

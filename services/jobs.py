@@ -1,4 +1,5 @@
-"""Embedding jobs: submitted, looked at, cancelled, resumed; what the command line and HTTP share.
+"""Embedding jobs: submitted, looked at, cancelled, resumed, removed; what the command line and
+HTTP share.
 
 A job is submitted in two steps, and may be taken up after the first: its folder is written, and
 Redis gives its chunks to the workers, the next ones as others are done. Whoever asks for the same
@@ -30,7 +31,7 @@ from services.job_plan import CHUNK, Request
 from services.job_status import ENDED, Job, JobState, job_of, state_of
 from services.spool import Progress, spool
 
-__all__ = ["ENDED", "Encoders", "Job", "JobState", "Jobs", "RefusedDataset"]
+__all__ = ["ENDED", "Encoders", "Job", "JobState", "Jobs", "NotEnded", "RefusedDataset"]
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +56,10 @@ class Encoders(Protocol):
     def fingerprint(self, space: str, model: str) -> str:
         """The one that the model has as its files are now."""
         ...
+
+
+class NotEnded(RecsysError):
+    """A job that may not be removed, since it is being worked on."""
 
 
 class RefusedDataset(RecsysError):
@@ -112,7 +117,7 @@ class Jobs:
             folder = await self._unfinished(dataset, requests)
             if folder is None:
                 folder = await self._spooled(dataset, requests, progress)
-        return await self.resume(folder.id)
+            return await self.resume(folder.id)
 
     async def resume(self, job: str) -> Job:
         """Go on with a job: what was not submitted, was cancelled, or failed. Nothing that is done
@@ -132,6 +137,26 @@ class Jobs:
         if folder.report() is None:
             await self.ledger.cancel(job, spec.chunks)
         return await self.get(job)
+
+    async def remove(self, job: str) -> None:
+        """Delete the files of a job in which nothing happens any more; the vectors stay. Raises
+        NoJob, NotEnded, RedisUnavailable."""
+        folder = self._folder(job)
+        spec = folder.spec()
+        async with exclusive_in_turn(self._settings.jobs_dir / LOCK):  # nobody goes on with it
+            state = (await self.get(job)).state
+            if state not in ENDED:
+                raise NotEnded(
+                    f"the job {job} is {state}: wait for its end, or cancel it first with "
+                    f"`recsys jobs cancel {job}`"
+                )
+            if state != JobState.DONE:
+                await self.ledger.cancel(job, spec.chunks)
+                await self._drop_letters(job)
+            try:
+                await asyncio.to_thread(folder.remove)
+            except BlockingIOError:
+                raise NotEnded(f"the job {job} is being sealed: try again in a while") from None
 
     async def get(self, job: str) -> Job:
         """The job as it stands. Raises NoJob, RedisUnavailable."""

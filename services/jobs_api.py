@@ -6,13 +6,13 @@ from pathlib import Path as FilePath
 from typing import Annotated
 
 from fastapi import FastAPI, Path, Request, Response
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from encoders.catalog import UnknownSpace
 from encoders.checkpoint import NoModel
 from recsys.data.dataset import NoDataset
 from services.allowed_models import RefusedModel
-from services.bodies import Id, ReplyBody, RequestBody
+from services.bodies import Id, Place, ReplyBody, RequestBody
 from services.http import JOBS, body_of, json_reply, operation
 from services.job_folder import NoJob
 from services.job_plan import NothingToEmbed
@@ -35,14 +35,14 @@ class JobRequest(RequestBody):
         }
     }
 
-    dataset: str = Field(min_length=1, max_length=4096)
+    dataset: Place
     """The folder of a Dataset as the service sees it, under one of RECSYS_DATASET_ROOTS."""
 
-    text_model: str | None = Field(None, min_length=1, max_length=1000)
+    text_model: Place | None = None
     """The text encoder, by name (perhaps with `@revision`) or folder: the default one, which is the
     example's, or one that RECSYS_ENCODER_MODELS lists."""
 
-    image_model: str | None = Field(None, min_length=1, max_length=1000)
+    image_model: Place | None = None
     """The image encoder, by name (perhaps with `@revision`) or folder: one that
     RECSYS_ENCODER_MODELS lists."""
 
@@ -72,6 +72,8 @@ def add_jobs(app: FastAPI, jobs: Jobs) -> None:
         **operation(JOBS, "Embed a Dataset", Job, JobRequest, status=202),
     )
     async def submit(request: Request) -> Response:
+        """Answers once the Dataset is read: the workers do the rest, and `Location` says where it
+        is told how far they are. Asked for again before the job is done, it is the same job."""
         asked = parse(JobRequest, await body_of(request))
         named = {"text": asked.text_model, "image": asked.image_model}
         models = {space: model for space, model in named.items() if model is not None}
@@ -82,7 +84,9 @@ def add_jobs(app: FastAPI, jobs: Jobs) -> None:
             raise Invalid(f"{field.field}: {field.message}", [field]) from None
         except (NoDataset, RefusedDataset, NothingToEmbed, NoModel, UnknownSpace) as error:
             raise Invalid(error.message) from None
-        return _json(job, 202)
+        reply = _json(job, 202)
+        reply.headers["Location"] = f"/v1/jobs/{job.id}"
+        return reply
 
     @app.get("/v1/jobs", **operation(JOBS, "List the newest jobs", JobsReply))
     async def newest() -> Response:

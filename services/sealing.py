@@ -47,7 +47,7 @@ async def seal_job(folder: JobFolder, settings: Settings, live: LiveItems) -> Re
     Memory: the vectors and the catalogue, as whoever searches them needs.
     Raises BrokenPart, RedisUnavailable, and BundleRefused where a version in service is damaged.
     """
-    async with exclusive_in_turn(folder.path / ".sealing"):
+    async with exclusive_in_turn(folder.sealing_lock):
         report = folder.report()
         if report is None:
             report = await _seal(folder, folder.spec(), settings, live)

@@ -1,4 +1,4 @@
-"""`recsys jobs`: how far embedding jobs are; cancel them, go on with them."""
+"""`recsys jobs`: how far embedding jobs are; cancel, resume and remove them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 NAME = "jobs"
 app = typer.Typer(
-    help="How far embedding jobs are; cancel them, go on with them.", no_args_is_help=True
+    help="How far embedding jobs are; cancel, resume and remove them.", no_args_is_help=True
 )
 
 JobId = Annotated[str, typer.Argument(help="An id that `recsys jobs list` shows.")]
@@ -54,11 +54,11 @@ def show(job: JobId, as_json: AsJson = False) -> None:
     """How far a job is, why chunks failed, and which items have no vector."""
     found, problems = _ask(lambda jobs: _looked_at(jobs, job))
     if as_json:
-        print_json({**found.model_dump(mode="json"), "without_vector": problems})
+        print_json({**found.model_dump(mode="json"), "problems": problems})
         return
     table = Table(title=found.id, show_header=False, title_justify="left")
-    for field in ("state", "created", "dataset", "items", "contents", "embedded", "problems"):
-        table.add_row(field, escape(str(getattr(found, field))))
+    for field in ("state", "created", "dataset", "items", "contents", "embedded", "without_vector"):
+        table.add_row(field.replace("_", " "), escape(str(getattr(found, field))))
     if found.rate is not None:
         table.add_row("rate", f"{found.rate:,.0f} contents a second")
     table.add_row("left", _left(found))
@@ -90,6 +90,17 @@ def resume(job: JobId, as_json: AsJson = False) -> None:
     recsys jobs resume 20260131-101500-3fa9c1
     """
     _tell(_ask(lambda jobs: jobs.resume(job)), as_json)
+
+
+@app.command()
+def remove(job: JobId) -> None:
+    """Delete what is kept of a job that has ended or was cancelled; its vectors stay in use, and
+    are not embedded again.
+
+    recsys jobs remove 20260131-101500-3fa9c1
+    """
+    _ask(lambda jobs: jobs.remove(job))
+    out.print(f"The job {escape(job)} is removed. What it embedded is kept.")
 
 
 def _tell(job: Job, as_json: bool) -> None:

@@ -329,7 +329,19 @@ def test_a_dataset_outside_the_roots_is_no_job(shop: Shop, ring: Path) -> None:
 def test_a_job_may_name_the_encoders_that_the_operator_allows(shop: Shop) -> None:
     write_dataset(shop.datasets / "films", [], films(), "a test")
     asked = {"dataset": str(shop.datasets / "films"), "text_model": "hashing"}
-    assert shop("POST", "/v1/jobs", asked).status_code == 202
+    reply = shop("POST", "/v1/jobs", asked)
+    assert reply.status_code == 202
+    job = shop("GET", reply.headers["location"]).json()
+    assert (job["id"], job["state"]) == (reply.json()["id"], "queued")
+    assert (job["contents"], job["without_vector"]) == (len(films()), 0)
+
+
+@pytest.mark.parametrize("field", ["dataset", "text_model", "image_model"])
+def test_a_path_with_a_nul_byte_is_refused_by_its_field(shop: Shop, field: str) -> None:
+    asked = {"dataset": str(shop.datasets), "text_model": "hashing", field: "/films\0/etc"}
+    problem = shop.refused("POST", "/v1/jobs", asked)
+    assert (problem["status"], problem["errors"][0]["field"]) == (422, field)
+    assert shop.refused("GET", "/v1/jobs/a%00b")["status"] == 422
 
 
 def test_a_job_may_name_no_other_encoder_nor_folder(shop: Shop, tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ from services.item_schemas import Item, ItemState
 from services.job_folder import JobFolder, NoJob, Report
 from services.job_ledger import SEAL
 from services.job_plan import NothingToEmbed
-from services.jobs import ENDED, LOCK, Job, Jobs, JobState, RefusedDataset
+from services.jobs import ENDED, LOCK, Job, Jobs, JobState, NotEnded, RefusedDataset
 from services.live_items import LiveItems, puts_of
 from services.worker import Worker
 from tests.hashing_encoder import HashingEncoders
@@ -813,6 +813,61 @@ def test_a_job_asks_for_the_index_that_the_space_was_built_anew_with(play: Play)
         reindex_space(Spaces(desk.settings.spaces_dir), "text", asked)
         await desk.done(films(desk.folder / "two", ["c", "d"]))
         assert (desk.bundle().version, desk.bundle().index.asked) == ("v0003", asked)
+
+    play(story)
+
+
+def test_a_job_that_has_ended_is_removed_and_its_vectors_stay(play: Play) -> None:
+    async def story(desk: Desk) -> None:
+        data = films(desk.folder / "films", titles(4))
+        job = await desk.done(data)
+        await desk.emptied()
+        await desk.jobs.remove(job.id)
+        assert [path.name for path in desk.settings.jobs_dir.iterdir()] == [LOCK]
+        assert (await desk.done(data)).contents == 0
+        with pytest.raises(NoJob, match="recsys jobs list"):
+            await desk.jobs.remove(job.id)
+
+    play(story)
+
+
+def test_a_job_that_is_worked_on_is_removed_once_it_is_cancelled(play: Play) -> None:
+    async def story(desk: Desk) -> None:
+        job = await desk.jobs.submit(films(desk.folder / "films", titles(4)), TEXT)
+        with pytest.raises(NotEnded, match=f"is queued: .* `recsys jobs cancel {job.id}`"):
+            await desk.jobs.remove(job.id)
+        await desk.jobs.cancel(job.id)
+        await desk.jobs.remove(job.id)
+        async with desk.worker():
+            await desk.emptied()
+        assert await desk.jobs.newest() == []
+        assert await desk.jobs.ledger.queue().dead.newest() == []
+
+    play(story)
+
+
+def test_a_job_is_not_removed_under_who_seals_it(play: Play) -> None:
+    async def story(desk: Desk) -> None:
+        job = await desk.jobs.submit(films(desk.folder / "films", titles(4)), TEXT)
+        await desk.jobs.cancel(job.id)
+        with (
+            exclusive(JobFolder(desk.settings.jobs_dir / job.id).sealing_lock),
+            pytest.raises(NotEnded, match="is being sealed"),
+        ):
+            await desk.jobs.remove(job.id)
+        await desk.jobs.get(job.id)
+
+    play(story)
+
+
+def test_what_has_no_vector_is_counted_while_the_job_runs_and_after_it(play: Play) -> None:
+    async def story(desk: Desk) -> None:
+        data = films(desk.folder / "films", [" ", ",", "a", "aa"])
+        job = await desk.jobs.submit(data, TEXT, chunk=1)
+        assert job.without_vector == 1
+        async with desk.worker():
+            job = await desk.ended(job)
+        assert (job.state, job.without_vector) == (JobState.DONE, 2)
 
     play(story)
 

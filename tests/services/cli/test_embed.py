@@ -73,7 +73,7 @@ def test_one_command_embeds_a_dataset_and_goes_on_after_ctrl_c(tmp_path: Path) -
     assert "text v0001 is in service: 40 of 40 items" in out
     assert unfinished["id"] in out
     shown = json.loads(printed(state, "jobs", "show", unfinished["id"], "--json"))
-    assert (shown["state"], shown["embedded"], shown["without_vector"]) == ("done", 40, [])
+    assert (shown["state"], shown["embedded"], shown["problems"]) == ("done", 40, [])
     assert len(Spaces(Settings(state_dir=state).spaces_dir).open("text").items) == 40
 
 
@@ -111,7 +111,7 @@ def job(state: JobState, **fields: Any) -> Job:
         items=1,
         contents=1,
         embedded=0,
-        problems=0,
+        without_vector=0,
         rate=None,
         seconds_left=None,
         **{"spaces": [], "failures": {}, **fields},
