@@ -90,7 +90,7 @@ class LiveItem:
                 if vector:
                     vectors[space] = LiveVector.load(vector)
             except ValueError as error:  # it is without one until it is embedded again
-                logger.error("the vector %s of the live item %r: %s", space, item_id, error)
+                logger.error("the %s vector of the live item %r %s", space, item_id.decode(), error)
             state, fingerprint, reason = _told(told.decode())
             states[space] = state
             if reason:

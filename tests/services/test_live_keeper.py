@@ -111,7 +111,7 @@ def test_a_fold_that_fails_does_not_end_the_keeper(
     monkeypatch.setattr(live_keeper, "FOLD_PAUSE_S", 0.0)
     monkeypatch.setattr(live_keeper, "WATCH_S", 0.05)
     put = shop.put(item())
-    broken = LiveVector(shop.encoder.fingerprint, bytes(16), np.ones(3, np.float32))
+    broken = LiveVector(shop.encoder.fingerprint, bytes(16), np.eye(3, dtype=np.float32)[0])
     shop.run(shop.items.store("text", [Embedding("new", put, broken)]))
     shop.watch(0.3)
     assert "the live items cannot be looked after" in caplog.text
