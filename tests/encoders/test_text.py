@@ -190,7 +190,7 @@ def test_the_fingerprint_leaves_out_weights_that_are_not_loaded(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("model", "reason"),
     [
-        ("./nowhere/at all", "there is no folder ./nowhere/at all"),
+        ("./nowhere/at all", "there is no folder './nowhere/at all'"),
         ("recsys-tests/there-is-no-such-model", "Give the path of a folder with a model"),
     ],
 )
