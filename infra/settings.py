@@ -25,6 +25,20 @@ def _redis_url(url: SecretStr) -> SecretStr:
     return url
 
 
+def _root_anywhere(root: SecretStr) -> SecretStr:
+    path = root.get_secret_value()
+    is_uri = re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", path)
+    return root if is_uri else SecretStr(str(Path(path).absolute()))
+
+
+def _model_anywhere(model: str) -> str:
+    try:
+        folder = Path(model).expanduser()
+        return str(folder.absolute()) if folder.is_dir() else model
+    except (OSError, RuntimeError, ValueError):  # too long; no home; a NUL
+        return model
+
+
 class Settings(BaseSettings):
     """What a deployment may choose; every default works on a laptop."""
 
@@ -98,6 +112,20 @@ class Settings(BaseSettings):
 
     micro_batch: Annotated[int, Field(ge=1, le=1024)] = 64
     """The most requests that are answered together."""
+
+    def anywhere(self) -> Settings:
+        """The same settings from whatever folder a process works in: relative paths start in this
+        one's. The name of a model that is no folder here stays a name."""
+        rerank = self.rerank_model
+        return self.model_copy(
+            update={
+                "state_dir": self.state_dir.absolute(),
+                "image_roots": tuple(map(_root_anywhere, self.image_roots)),
+                "dataset_roots": tuple(root.absolute() for root in self.dataset_roots),
+                "encoder_models": tuple(map(_model_anywhere, self.encoder_models)),
+                "rerank_model": None if rerank is None else _model_anywhere(rerank),
+            }
+        )
 
     @property
     def http_url(self) -> str:

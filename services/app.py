@@ -59,8 +59,7 @@ logger = logging.getLogger(__name__)
 
 def build(settings: Settings, redis_url: str) -> serve.Application:
     """The application that `serve.run` takes."""
-    # Replicas run in folders of their own.
-    settings = settings.model_copy(update={"state_dir": settings.state_dir.absolute()})
+    settings = settings.anywhere()  # replicas work in folders of their own
     gpus = {"num_gpus": settings.encoder_gpus}
     encoder = _deployed(EncoderReplica, "Encoder", gpus, max_ongoing_requests=64).bind(settings)
     recommender = _deployed(RecommenderReplica, "Recommender", max_ongoing_requests=64).bind(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from infra.settings import InvalidSettings, load_settings
@@ -77,3 +79,35 @@ def test_the_credentials_of_image_roots_are_never_shown(monkeypatch: pytest.Monk
     settings = load_settings()
     assert settings.image_roots[0].get_secret_value() == "s3://me:secret@films"
     assert "secret" not in f"{settings!r} {settings} {settings.model_dump(mode='json')}"
+
+
+def test_paths_lead_to_the_same_places_from_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models" / "cross").mkdir(parents=True)
+    settings = load_settings(
+        state_dir=Path("state"),
+        image_roots=["pictures", "s3://bucket/films?region=eu-west-1", "file:///pictures"],
+        dataset_roots=[Path("data"), Path("/data")],
+        encoder_models=["models/cross", "microsoft/resnet-50"],
+        rerank_model="models/cross",
+    ).anywhere()
+    monkeypatch.chdir("/")
+    cross = str(tmp_path / "models" / "cross")
+    assert settings.state_dir == tmp_path / "state"
+    assert [root.get_secret_value() for root in settings.image_roots] == [
+        str(tmp_path / "pictures"),
+        "s3://bucket/films?region=eu-west-1",
+        "file:///pictures",
+    ]
+    assert settings.dataset_roots == (tmp_path / "data", Path("/data"))
+    assert settings.encoder_models == (cross, "microsoft/resnet-50")
+    assert settings.rerank_model == cross
+
+
+def test_a_models_name_stays_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    name = "cross-encoder/ms-marco-MiniLM-L6-v2"
+    assert load_settings(rerank_model=name).anywhere().rerank_model == name
+    assert load_settings().anywhere().rerank_model is None
