@@ -35,7 +35,7 @@ def import_(
     value: Annotated[str | None, typer.Option(help="The column of the rating or weight.")] = None,
     event: Annotated[str | None, typer.Option(help="The column of the kind of event.")] = None,
     catalogue: Annotated[
-        Path | None, typer.Option(help="A file of the items: item_id, title, text, tags, …")
+        Path | None, typer.Option(help="A file of the items, in any of these formats.")
     ] = None,
     on_bad_row: Annotated[
         Literal["reject", "skip"],
@@ -49,6 +49,11 @@ def import_(
     columns that are not called user_id, item_id, timestamp, value and event:
 
       recsys data import clicks.csv ./clicks --user customer --item sku --timestamp at
+
+    The catalogue's columns are item_id, title, text, tags (a|b), image (a path under the folder of
+    the data set, or a data: URI) and available; all others are attributes that filters may ask for:
+
+      recsys data import clicks.csv ./shop --catalogue items.csv
     """
     from recsys.data.readers import import_dataset
     from recsys.data.readers.tabular import Columns

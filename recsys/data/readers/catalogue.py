@@ -21,17 +21,21 @@ YEAR = r"\((?P<year>\d{4})\)\s*$"
 TAG_SEPARATOR = "|"
 """What parts the tags of an item in CSV and TSV."""
 
+INTEGER, DECIMAL = r"^-?(0|[1-9]\d{0,17})$", r"^-?(0|[1-9]\d{0,17})(\.\d+)?$"
+
 TRUE, FALSE = ("true", "1", "yes"), ("false", "0", "no")
 
 
 def read_catalogue(member: Member, bad: BadRows) -> pa.Table:
     """A table of items: item_id, and what there is of title, text, image, tags (a list, or text
-    parted by TAG_SEPARATOR), attributes (a JSON object) and available.
+    parted by TAG_SEPARATOR), attributes (a JSON object) and available. All other columns that hold
+    single values, or lists of them, are attributes too.
 
     Raises BadSource if it has no item_id or one of them twice.
     """
     parts, lines = [], []
-    for rows in tables(member, ITEMS_SCHEMA.names, bad, Meter(None, member.size), multiline=True):
+    meter = Meter(None, member.size)
+    for rows in tables(member, ITEMS_SCHEMA.names, bad, meter, multiline=True, others=True):
         if "item_id" not in rows.columns:
             raise BadSource(
                 f"{member} has no column 'item_id'; its columns are {', '.join(rows.columns)}"
@@ -46,8 +50,7 @@ def read_catalogue(member: Member, bad: BadRows) -> pa.Table:
                 columns[name] = _texts(rows, name)
         if "tags" in rows.columns:
             columns["tags"] = _tags(rows)
-        if "attributes" in rows.columns:
-            columns["attributes"] = _attributes(rows, checks)
+        columns["attributes"] = _attributes(rows, checks)
         if "available" in rows.columns:
             columns["available"] = _available(rows, checks)
         kept = checks.keep(columns)
@@ -132,21 +135,54 @@ def _tags(rows: Rows) -> pa.Array:
 
 
 def _attributes(rows: Rows, checks: RowChecks) -> pa.Array:
-    """JSON objects as text, whether they came as text or as objects."""
-    column = rows.table["attributes"]
+    """JSON objects as text: what stands in columns of its own, and before it what stands in the
+    column `attributes`, whether that came as text or as objects."""
+    names = [name for name in rows.table.column_names if name not in ITEMS_SCHEMA.names]
+    columns = [_values(rows, name) for name in names]
+    objects: list[dict[str, Any]] = [
+        {name: value for name, value in zip(names, row, strict=True) if value is not None}
+        for row in (zip(*columns, strict=True) if columns else [()] * len(rows.table))
+    ]
     try:
-        values = [_as_object(value) for value in column.to_pylist()]
-        wrong = [isinstance(value, ValueError) for value in values]
-        checks.refuse("attributes", pa.array(wrong, pa.bool_()), "it is not a JSON object")
-        texts = [
-            orjson.dumps(value).decode() if isinstance(value, dict) else None for value in values
-        ]
+        if "attributes" in rows.columns:
+            given = [_as_object(value) for value in rows.table["attributes"].to_pylist()]
+            wrong = [isinstance(value, ValueError) for value in given]
+            checks.refuse("attributes", pa.array(wrong, pa.bool_()), "it is not a JSON object")
+            for one, value in zip(objects, given, strict=True):
+                one.update(value if isinstance(value, dict) else {})
+        texts = [orjson.dumps(each).decode() if each else None for each in objects]
     except (orjson.JSONEncodeError, UnicodeDecodeError) as error:
+        held = rows.table["attributes"].type
         raise BadSource(
-            f"{rows.source}: the column 'attributes' holds {column.type}, which cannot be "
-            f"written as JSON: {error}"
+            f"{rows.source}: the column 'attributes' holds {held}, which cannot be written as "
+            f"JSON: {error}"
         ) from None
     return pa.array(texts, pa.string())
+
+
+def _values(rows: Rows, name: str) -> list[Any]:
+    """What a column's values are in JSON: times are text, numbers that are none are null; and
+    numbers written as text, where all of the column are, are numbers."""
+    column = rows.table[name].combine_chunks()
+    kind = column.type
+    if pa.types.is_temporal(kind):
+        column = column.cast(pa.string())
+    elif pa.types.is_decimal(kind):
+        column = column.cast(pa.float64())
+    elif pa.types.is_string(kind):
+        column = _numbers(pc.if_else(pc.equal(column, ""), None, column))
+    if pa.types.is_floating(column.type):
+        column = pc.if_else(pc.is_finite(column), column, None)
+    values: list[Any] = column.to_pylist()
+    return values
+
+
+def _numbers(column: pa.Array) -> pa.Array:
+    """A column of text as numbers if it is one of numbers; 007 is not, which is a name."""
+    for number, kind in ((INTEGER, pa.int64()), (DECIMAL, pa.float64())):
+        if pc.all(pc.match_substring_regex(column, number)).as_py():
+            return column.cast(kind)
+    return column
 
 
 def _as_object(value: Any) -> dict[str, Any] | ValueError | None:

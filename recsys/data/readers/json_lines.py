@@ -26,8 +26,11 @@ EXACT = 2.0**53
 """Below it a float is one integer."""
 
 
-def json_lines(member: Member, wanted: Sequence[str], bad: BadRows, meter: Meter) -> Iterator[Rows]:
-    """The wanted columns of those there are.
+def json_lines(
+    member: Member, wanted: Sequence[str], bad: BadRows, meter: Meter, *, others: bool = False
+) -> Iterator[Rows]:
+    """The wanted columns of those there are; and all others, if asked for, that hold single values
+    or lists of them in the first lines.
 
     A line that is no JSON object is malformed. A column holds single values, or lists of them, or
     objects, as its first value does, and a line with another of these is malformed; single values
@@ -37,7 +40,7 @@ def json_lines(member: Member, wanted: Sequence[str], bad: BadRows, meter: Meter
     columns: list[str] = []
     for line, block in blocks(member, meter):
         if schema is None:
-            columns, schema = _sampled(block, wanted)
+            columns, schema = _sampled(block, wanted, others)
             if not columns:  # no object at all: this names the first line, or counts them
                 _read_with_care(block, line, member, [], columns, bad)
                 schema = None
@@ -62,16 +65,20 @@ def _read(block: bytes, schema: pa.Schema) -> pa.Table:
     )
 
 
-def _sampled(block: bytes, wanted: Sequence[str]) -> tuple[list[str], pa.Schema]:
-    """All keys of the first lines, and the types of the wanted ones among them."""
+def _sampled(block: bytes, wanted: Sequence[str], others: bool) -> tuple[list[str], pa.Schema]:
+    """All keys of the first lines, and the types of those among them that are read."""
     columns: dict[str, pa.DataType] = {}
+    nested: set[str] = set()
     for text in block.split(b"\n", SAMPLE)[:SAMPLE]:
         value = _object(text)
         if isinstance(value, dict):
             for name, field in value.items():
                 if columns.get(name) in (None, pa.null()):
                     columns[name] = _type_of(field)
-    schema = [(name, kind) for name, kind in columns.items() if name in wanted]
+                if _kind(field) in (OBJECT, NESTED):
+                    nested.add(name)
+    read = [name for name in columns if name in wanted or (others and name not in nested)]
+    schema = [(name, columns[name]) for name in read]
     return list(columns), pa.schema(schema)
 
 

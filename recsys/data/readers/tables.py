@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recsys.data.readers.blocks import Member, Meter, blocks, whole
-from recsys.data.readers.delimited import Format, decoded, is_utf8, parse
+from recsys.data.readers.delimited import Format, decoded, is_list, is_utf8, parse
 from recsys.data.readers.json_lines import json_lines
 from recsys.data.readers.rows import BadRows, BadSource, Rows
 
@@ -30,24 +30,27 @@ def tables(
     meter: Meter,
     *,
     multiline: bool = False,
+    others: bool = False,
 ) -> Iterator[Rows]:
     """The wanted columns of those there are, a part at a time.
 
     multiline: whether fields of CSV and TSV may go over several lines; such a file is read whole.
+    others: whether all other columns are read too that hold single values or lists of them.
     """
     suffix = "." + member.name.rpartition(".")[2].lower()
     if suffix == ".parquet":
-        yield from _parquet(member, wanted, bad, meter)
+        yield from _parquet(member, wanted, bad, meter, others)
     elif suffix in JSON_LINES:
-        yield from json_lines(member, wanted, bad, meter)
+        yield from json_lines(member, wanted, bad, meter, others=others)
     else:
-        yield from _delimited(member, DELIMITERS[suffix], wanted, bad, meter, multiline)
+        columns = None if others else wanted
+        yield from _delimited(member, DELIMITERS[suffix], columns, bad, meter, multiline)
 
 
 def _delimited(
     member: Member,
     delimiter: str,
-    wanted: Sequence[str],
+    wanted: Sequence[str] | None,
     bad: BadRows,
     meter: Meter,
     multiline: bool,
@@ -78,14 +81,20 @@ def _header(line: bytes, delimiter: str, source: str) -> list[str]:
     return names
 
 
-def _parquet(member: Member, wanted: Sequence[str], bad: BadRows, meter: Meter) -> Iterator[Rows]:
+def _parquet(
+    member: Member, wanted: Sequence[str], bad: BadRows, meter: Meter, others: bool
+) -> Iterator[Rows]:
     try:
         with member.open() as file:
             parquet = pq.ParquetFile(file if member.inside is None else io.BytesIO(file.read()))
             names = parquet.schema_arrow.names
             if len(set(names)) < len(names):
                 raise BadSource(f"{member}: every column needs a name of its own, not {names}")
-            columns = [name for name in names if name in wanted]
+            columns = [
+                field.name
+                for field in parquet.schema_arrow
+                if field.name in wanted or (others and _is_plain(field.type))
+            ]
             done, of = 0, max(parquet.metadata.num_rows, 1)
             for batch in parquet.iter_batches(batch_size=ROWS, columns=columns):
                 numbers = np.arange(done + 1, done + len(batch) + 1)
@@ -94,3 +103,24 @@ def _parquet(member: Member, wanted: Sequence[str], bad: BadRows, meter: Meter) 
                 meter.add(member.size * done // of - meter.done)
     except (pa.ArrowException, OSError) as error:
         raise BadSource(f"{member} is no Parquet file, or not a whole one: {error}") from None
+
+
+def _is_plain(kind: pa.DataType) -> bool:
+    """Whether a column of this type holds truth values, numbers, texts or days and times, or lists
+    of them."""
+    within = kind.value_type if is_list(kind) else kind
+    if pa.types.is_dictionary(within):
+        within = within.value_type
+    return any(
+        test(within)
+        for test in (
+            pa.types.is_boolean,
+            pa.types.is_integer,
+            pa.types.is_floating,
+            pa.types.is_decimal,
+            pa.types.is_string,
+            pa.types.is_large_string,
+            pa.types.is_date,
+            pa.types.is_timestamp,
+        )
+    )

@@ -73,6 +73,39 @@ def test_a_catalogue_reads_the_same_in_every_format(tmp_path: Path, suffix: str)
     assert read(path) == expected()
 
 
+OTHERS = {"year": [1999, None], "price": [2.5, 3.0], "brand": ["Kew", "007"], "sizes": [["s"], []]}
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_columns_of_their_own_are_attributes_in_every_format(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"items{suffix}"
+    columns = {"item_id": ["tea", "jam"], **OTHERS, "attributes": ['{"year": 2000}', None]}
+    table = pa.table(columns)
+    expected = [
+        {"year": 2000, "price": 2.5, "brand": "Kew", "sizes": ["s"]},
+        {"price": 3.0, "brand": "007", "sizes": []},
+    ]
+    if suffix == ".csv":
+        path.write_text(
+            'item_id,year,price,brand,attributes\ntea,1999,2.5,Kew,"{""year"": 2000}"\n'
+            "jam,,3,007,\n"
+        )
+        expected = [{k: v for k, v in each.items() if k != "sizes"} for each in expected]
+    elif suffix == ".jsonl":
+        path.write_bytes(b"\n".join(orjson.dumps(row) for row in table.to_pylist()))
+    else:
+        pq.write_table(table, path)
+    assert [orjson.loads(str(item["attributes"])) for item in read(path)] == expected
+
+
+def test_columns_that_no_filter_could_ask_for_are_passed_over(tmp_path: Path) -> None:
+    path = parquet(tmp_path, raw=RAW, seen=[{"by": 1}, {"by": 2}], when=[dt.date(2020, 1, 2), None])
+    assert [item["attributes"] for item in read(path)] == ['{"when":"2020-01-02"}', None]
+    lines = tmp_path / "items.jsonl"
+    lines.write_text('{"item_id": 1, "seen": {"by": 1}, "n": [[1]], "year": 5}\n{"item_id": 2}\n')
+    assert [item["attributes"] for item in read(lines)] == ['{"year":5}', None]
+
+
 def test_only_the_id_is_needed_and_becomes_the_title(tmp_path: Path) -> None:
     (tmp_path / "items.csv").write_text("item_id\n7\n")
     (item,) = read(tmp_path / "items.csv")
