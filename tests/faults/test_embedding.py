@@ -47,6 +47,8 @@ ENCODERS: dict[str, tuple[str, Callable[[], Encoders]]] = {
 
 WORK = """
 import sys, time
+from functools import reduce
+from importlib import import_module
 from pathlib import Path
 from infra.settings import Settings
 from services import embedding, worker
@@ -61,6 +63,14 @@ class Telling:
         time.sleep(self._pause_s)
         return self._open(*asked)
 
+def stick(*args, **kwargs):
+    print("stuck", flush=True)
+    time.sleep(1000)
+
+if len(sys.argv) > 5:  # a function in which this worker is going to be stuck
+    module, name = sys.argv[5].split(":")
+    *owners, function = name.split(".")
+    setattr(reduce(getattr, owners, import_module(module)), function, stick)
 _, encoders = ENCODERS[sys.argv[3]]
 embedding.CatalogEncoders = lambda device: Telling(encoders(), float(sys.argv[4]))
 settings = Settings(state_dir=Path(sys.argv[1]), redis_url=None, visibility_timeout_s=1,
@@ -153,8 +163,12 @@ class Team:
         return process, path
 
     def begun(self, which: int) -> int:
-        """How many chunks the worker has begun."""
+        """How many chunks the worker has begun to embed."""
         return len(self.processes[which][1].read_text().splitlines())
+
+    def begun_in_all(self) -> int:
+        """The same of all workers, those that were killed too."""
+        return sum(len(path.read_text().splitlines()) for path in self._begun.iterdir())
 
     def kill(self, which: int) -> None:
         """SIGKILL one and start another in its place."""
@@ -212,6 +226,21 @@ def wait_for_end(settings: Settings, url: str) -> Job:
     return job
 
 
+class Written:
+    """The parts of the store as they were first seen: what is written again is another file."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._folder = settings.embeddings_dir
+        self._seen: dict[str, int] = {}
+
+    def look(self) -> int:
+        """Assert that no part was written a second time; how many there are."""
+        for path in self._folder.glob("*/*.arrow"):
+            inode = path.stat().st_ino
+            assert self._seen.setdefault(path.name, inode) == inode, path
+        return len(self._seen)
+
+
 def assert_nothing_is_left(url: str) -> None:
     until = time.monotonic() + PATIENCE_S
     with connect(url) as redis:
@@ -236,9 +265,10 @@ def test_killed_workers_and_a_killed_redis_change_nothing_of_the_result(
     with redis_server(settings) as url, team(tmp_path, url, 2, encoder) as workers:
         with submit(tmp_path, url, catalogue, encoder) as submitter:
             assert submitter.wait() == 0
-        kills, after = 0, rng.randint(3, 7)
+        kills, after, written = 0, rng.randint(3, 7), Written(settings)
         while (job := job_of(settings, url)) is not None and job.embedded < job.contents:
             time.sleep(rng.uniform(0, 0.2))
+            written.look()
             victims = [which for which in range(2) if workers.begun(which) >= after]
             if not victims or kills == MOST_KILLS:
                 continue
@@ -250,7 +280,41 @@ def test_killed_workers_and_a_killed_redis_change_nothing_of_the_result(
         assert kills > 2, "the job was done before it was disturbed"
         wait_for_end(settings, url)
         assert_nothing_is_left(url)
+        chunks = written.look()
+        assert chunks == ITEMS_IN_ALL // CHUNK
+        # Only what a worker held when it was killed is begun again.
+        assert chunks <= workers.begun_in_all() <= chunks + kills
     assert checksum(settings, catalogue) == undisturbed(encoder)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        "services.sealing:seal_content",
+        "services.sealing:Spaces.activate",
+        "services.sealing:JobFolder.write_report",
+    ],
+)
+def test_a_worker_that_is_killed_amid_the_sealing_leaves_one_version_in_the_end(
+    tmp_path: Path, catalogue: Path, undisturbed: Callable[[str], str], function: str
+) -> None:
+    settings = Settings(state_dir=tmp_path, redis_url=None)
+    arguments = [sys.executable, "-c", WORK, str(tmp_path)]
+    with redis_server(settings) as url:
+        with submit(tmp_path, url, catalogue, "hashing") as submitter:
+            assert submitter.wait() == 0
+        with subprocess.Popen(
+            [*arguments, url, "hashing", "0", function], stdout=subprocess.PIPE, text=True
+        ) as stuck:
+            assert stuck.stdout is not None
+            assert "stuck\n" in stuck.stdout
+            stuck.kill()
+        with team(tmp_path, url, 1, "hashing") as workers:
+            wait_for_end(settings, url)
+            assert_nothing_is_left(url)
+            assert workers.begun_in_all() == 0, "it was all embedded"
+    assert Spaces(settings.spaces_dir).versions("text") == ["v0001"]
+    assert checksum(settings, catalogue) == undisturbed("hashing")
 
 
 def test_a_submitter_that_is_killed_again_and_again_submits_one_job_in_the_end(
