@@ -31,7 +31,7 @@ PREPROCESSOR = "preprocessor_config.json"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 """The names that a checkpoint's weights may have, the better one first."""
 
-PREPROCESSING = "picture 1"
+PREPROCESSING = "picture 2"
 """What decoding and scaling make of a file, besides what the checkpoint says; raised when a change
 of the code changes vectors."""
 
@@ -39,7 +39,7 @@ NUMBER_FORMAT = "float32"
 """Of the vectors. What they are computed in is the device's matter: half precision moves a vector
 by less than 0.01."""
 
-BATCH = 32
+BATCH = 16
 """Pictures that go through the net together."""
 
 
@@ -58,6 +58,7 @@ class ImageEncoder:
         self.dim = features.dim
         self._features = features
         self._processor = processor
+        self._side = _side(processor)
 
     @classmethod
     def open(cls, model: str, *, device: str = "cpu") -> Self:
@@ -110,7 +111,7 @@ class ImageEncoder:
 
     def _pixels(self, content: bytes) -> NDArray[np.float32] | str:
         try:
-            picture = decode(content)
+            picture = decode(content, self._side)
         except BadPicture as error:
             return error.message
         scaled = self._processor(images=picture, return_tensors="np")["pixel_values"][0]
@@ -137,6 +138,16 @@ def image_checkpoint(model: str) -> tuple[Checkpoint, Path]:
 
 def _fingerprint(checkpoint: Checkpoint) -> str:
     return checkpoint.fingerprint(PREPROCESSING, NUMBER_FORMAT)
+
+
+def _side(processor: Any) -> int | None:
+    """To how many pixels it scales the shorter edge of a picture, at most; None if it does not."""
+    if not processor.do_resize:
+        return None
+    size = processor.size
+    if size.height:
+        return int(max(size.height, size.width))
+    return int(size.shortest_edge / processor.crop_pct)
 
 
 def _processor(folder: Path) -> Any:

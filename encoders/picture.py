@@ -2,13 +2,16 @@
 
 A catalogue's files are anybody's: cut off, turned, in print colours, a film of a thousand frames,
 or made to fill the memory of whoever opens them. So only formats that a browser shows are opened,
-sizes are checked by the header before a pixel is decoded, and what cannot be decoded is an error
-of that picture alone. Colour profiles are not applied.
+sizes are checked by the header before a pixel is decoded, what is far larger than it is looked at
+is made smaller before anything else is done with it, and what cannot be decoded is an error of that
+picture alone. Colour profiles are not applied.
 """
 
 from __future__ import annotations
 
 import io
+import threading
+from contextlib import nullcontext
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -19,8 +22,8 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 """Of a file, told by its first bytes. No format that is a program (EPS), a document (PDF) or that
 needs a rarely tested decoder."""
 
-MAX_BYTES = 32 * 2**20
-"""Of a file."""
+MAX_BYTES = 20 << 20
+"""Of a file: of an item, embedded by a job or put in over the API, or to search by."""
 
 MAX_PIXELS = 50_000_000
 """Of a picture; decoded it takes 3 bytes of each, 4 where it is transparent."""
@@ -28,6 +31,16 @@ MAX_PIXELS = 50_000_000
 MAX_ASPECT = 50
 """How many times as long as wide a picture may be. Scaled to a width of 256, one of 1 by 100,000
 pixels would have billions."""
+
+GAP = 2
+"""A picture is made smaller ahead of scaling, by a whole number of times, as long as it stays so
+many times as large as it is scaled to."""
+
+_LARGE = 8_000_000
+"""Pixels past which pictures are decoded one at a time: the few threads that decode would take half
+a gigabyte and more together."""
+
+_one_large = threading.Lock()
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -45,11 +58,13 @@ class BadPicture(RecsysError):
     """A file that does not become a picture, and why, in a complete sentence."""
 
 
-def decode(data: bytes) -> Image.Image:
+def decode(data: bytes, side: int | None = None) -> Image.Image:
     """The picture, RGB, upright, of an animation the first frame, on white where it is transparent.
 
+    side: to how many pixels its shorter edge is going to be scaled; in whole size if it is None.
     Raises BadPicture. Thread-safe, and mostly without Python's lock.
     """
+    least = None if side is None else GAP * side
     if not data:
         raise BadPicture("The file is empty.")
     if len(data) > MAX_BYTES:
@@ -59,7 +74,10 @@ def decode(data: bytes) -> Image.Image:
     try:
         with _opened(data) as image:
             _check_size(*image.size)
-            return _rgb(_upright(image))
+            if least is not None:
+                image.draft(None, (least, least))  # a JPEG is decoded at a half, quarter or eighth
+            with _one_large if image.width * image.height > _LARGE else nullcontext():
+                return _upright(_rgb(image, least), image.getexif())
     except BadPicture:
         raise
     except Exception as error:  # a decoder raises anything at all on a file that is broken
@@ -95,19 +113,24 @@ def _check_size(width: int, height: int) -> None:
         )
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """Decoded, and turned as the camera was held."""
+def _rgb(image: Image.Image, least: int | None) -> Image.Image:
+    """Decoded; no smaller than it takes for its shorter edge to have `least` pixels."""
     image.load()
-    turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    return image if turn is None else image.transpose(turn)
-
-
-def _rgb(image: Image.Image) -> Image.Image:
+    clear = image.has_transparency_data
     if image.mode.startswith("I"):  # 16 bits of grey, which Pillow would cut off at 255
-        grey = np.clip(np.asarray(image).astype(np.int64) >> 8, 0, 255)
-        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        paper = Image.new("RGBA", layer.size, "white")
-        return Image.alpha_composite(paper, layer).convert("RGB")
+        grey = np.clip(np.asarray(image) >> 8, 0, 255).astype(np.uint8)
+        image = Image.fromarray(grey)
+    elif image.mode not in (("RGBA",) if clear else ("L", "RGB", "CMYK")):
+        image = image.convert("RGBA" if clear else "RGB")  # of a palette no mean can be taken
+    times = 1 if least is None else min(image.size) // least
+    if times > 1:
+        image = image.reduce(times)
+    if image.mode == "RGBA":
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image.convert("RGB")
+
+
+def _upright(image: Image.Image, exif: Image.Exif) -> Image.Image:
+    """Turned as the camera was held."""
+    turn = _TURNS.get(exif.get(ExifTags.Base.Orientation, 1))
+    return image if turn is None else image.transpose(turn)

@@ -66,5 +66,5 @@ def read_pictures(path: Path, side: int) -> NDArray[np.uint8]:
 
 def _scaled(source: Source, side: int) -> NDArray[np.uint8]:
     """UInt8[3, S, S]."""
-    picture = decode(source()).resize((side, side), Image.Resampling.BILINEAR)
+    picture = decode(source(), side).resize((side, side), Image.Resampling.BILINEAR)
     return np.asarray(picture).transpose(2, 0, 1)

@@ -6,12 +6,16 @@ from typing import Annotated
 
 from fastapi import FastAPI, Path, Request, Response
 
+from encoders.picture import MAX_BYTES
 from services.bodies import Id
 from services.catalogue_service import CatalogueService
 from services.http import ITEMS, SEARCH, body_of, json_reply, operation
 from services.item_schemas import DeleteReply, ItemReply, ItemsReply, ItemsRequest
-from services.problems import MAX_CONTENT_BODY, parse
+from services.problems import MAX_BODY, MAX_CONTENT_BODY, parse
 from services.search_schemas import SearchReply, SearchRequest, SpacesReply
+
+MAX_SEARCH_BODY = MAX_BYTES * 4 // 3 + MAX_BODY
+"""Bytes of the largest body of a search, which may hold a picture in base64."""
 
 CATALOGUE_REQUESTS = (SearchRequest, ItemsRequest)
 
@@ -21,8 +25,8 @@ def add_catalogue(app: FastAPI, catalogue: CatalogueService) -> None:
 
     @app.post("/v1/search", **operation(SEARCH, "Search the catalogue", SearchReply, SearchRequest))
     async def search(request: Request) -> Response:
-        body = await body_of(request, MAX_CONTENT_BODY)
-        reply = await catalogue.search(parse(SearchRequest, body, MAX_CONTENT_BODY))
+        body = await body_of(request, MAX_SEARCH_BODY)
+        reply = await catalogue.search(parse(SearchRequest, body, MAX_SEARCH_BODY))
         return json_reply(reply.model_dump_json().encode())
 
     @app.get("/v1/spaces", **operation(SEARCH, "List the content spaces in service", SpacesReply))

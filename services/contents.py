@@ -10,12 +10,10 @@ from pathlib import Path
 import pyarrow as pa
 
 from encoders.item_text import item_texts
+from encoders.picture import MAX_BYTES
 from encoders.text_input import fault
 from infra.roots import Roots, Unreadable
 from recsys.embedding_store import HASH_BYTES
-
-MAX_PICTURE = 20 << 20
-"""Bytes of the largest picture of an item that is read, by a job or put in over the API."""
 
 READERS = 8
 """Pictures that are read at the same time."""
@@ -40,7 +38,7 @@ class Contents:
 
     def read(self, space: str, content: str) -> bytes:
         """What is encoded; raises Unreadable and Unreached."""
-        return content.encode() if space == "text" else self._roots.read(content, MAX_PICTURE)
+        return content.encode() if space == "text" else self._roots.read(content, MAX_BYTES)
 
     def hashes(self, space: str, contents: pa.Array) -> tuple[pa.Array, pa.Array]:
         """Binary(16)[n], and String[n] why there is none where a content cannot be read, or is

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,7 @@ from services.job_folder import JobFolder, SpaceSpec
 from services.job_ledger import CANCELLED, GO, UNKNOWN, Ledger, Task
 from services.jobs import Encoders
 from services.live_items import LiveItems
-from services.patience import PICTURES_AT_ONCE, patiently_encoded
+from services.patience import in_batches, patiently_encoded
 from services.sealing import seal_job
 
 logger = logging.getLogger(__name__)
@@ -147,11 +147,12 @@ def encode(
     """
     vectors = np.zeros((len(named), encoder.dim), np.float32)
     problems: dict[int, str] = {}
-    step = PICTURES_AT_ONCE if encoder.space == "image" else len(named)
-    for start in range(0, len(named), step):
-        rows, read = [], []
-        names, wanted = named.slice(start, step).to_pylist(), hashes.slice(start, step).to_pylist()
-        for row, (name, hash_) in enumerate(zip(names, wanted, strict=True), start):
+
+    def read() -> Iterator[tuple[int, str | bytes]]:
+        """What is encoded, by row."""
+        for row, (name, hash_) in enumerate(
+            zip(named.to_pylist(), hashes.to_pylist(), strict=True)
+        ):
             try:
                 content = contents.read(encoder.space, name)
             except Unreadable as error:
@@ -160,9 +161,10 @@ def encode(
             if content_hash(content) != hash_:
                 problems[row] = f"{name!r} was changed after the job was submitted: submit anew"
                 continue
-            rows.append(row)
-            read.append(name if encoder.space == "text" else content)
-        found, failures = patiently_encoded(encoder, read)
-        vectors[rows] = found
+            yield row, name if encoder.space == "text" else content
+
+    for batch in in_batches(read(), lambda each: len(each[1])):
+        rows = [row for row, _ in batch]
+        vectors[rows], failures = patiently_encoded(encoder, [content for _, content in batch])
         problems.update({rows[each]: why for each, why in failures.items()})
     return vectors, problems

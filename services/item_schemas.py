@@ -18,9 +18,6 @@ MAX_ITEM = 1 << 18
 MAX_TEXT = 1 << 16
 """Characters of the longest title or text of an item, and of a query."""
 
-MAX_PICTURE = 5 << 20
-"""Bytes of the largest picture, of an item or to search by."""
-
 AttributeName = Annotated[str, Field(min_length=1, max_length=64)]
 
 

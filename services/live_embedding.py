@@ -9,25 +9,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from encoders.item_text import item_texts
+from encoders.picture import MAX_BYTES
 from infra.roots import Roots, Unreached, Unreadable
 from recsys.content_bundle import ContentManifest
 from recsys.registry import Spaces
-from services.contents import MAX_PICTURE, content_hash
+from services.contents import content_hash
 from services.embedding import encoder_of
 from services.item_schemas import ItemState
 from services.jobs import Encoders
 from services.live_catalogue import items_table
 from services.live_item import Embedding, LiveItem, LiveVector
 from services.live_items import LiveItems, puts_of
-from services.patience import PICTURES_AT_ONCE, patiently_encoded
+from services.patience import in_batches, patiently_encoded
 
 logger = logging.getLogger(__name__)
 
-AT_ONCE = {"text": 256, "image": PICTURES_AT_ONCE}
+AT_ONCE = {"text": 256, "image": 16}
 """The most items that are read, embedded and stored together, by space."""
 
 
@@ -79,10 +80,8 @@ class LiveEmbedder:
             waiting = _waiting(current, space, manifest)
             for start in range(0, len(waiting), AT_ONCE[space]):
                 some = waiting[start : start + AT_ONCE[space]]
-                contents = await asyncio.to_thread(self._contents, space, some)
-                there = [each for each in contents if isinstance(each, _Content)]
-                unreached += [each for each in contents if isinstance(each, Unreached)]
-                embeddings = await asyncio.to_thread(self._embedded, space, manifest, there)
+                embeddings, away = await asyncio.to_thread(self._tried, space, manifest, some)
+                unreached += away
                 if embeddings:
                     await self._items.store(space, embeddings)
         if unreached:
@@ -101,10 +100,28 @@ class LiveEmbedder:
             await self._items.store(space, told)
         return reason
 
+    def _tried(
+        self, space: str, manifest: ContentManifest, items: Sequence[LiveItem]
+    ) -> tuple[list[Embedding], list[Unreached]]:
+        """What became of items that wait for this encoder, and what cannot be read for now."""
+        embeddings: list[Embedding] = []
+        unreached: list[Unreached] = []
+
+        def there() -> Iterator[_Content]:
+            for each in self._contents(space, items):
+                if isinstance(each, Unreached):
+                    unreached.append(each)
+                else:
+                    yield each
+
+        for batch in in_batches(there(), lambda each: len(each.content or b"")):
+            embeddings += self._embedded(space, manifest, batch)
+        return embeddings, unreached
+
     def _embedded(
         self, space: str, manifest: ContentManifest, contents: Sequence[_Content]
     ) -> list[Embedding]:
-        """What became of items that wait for this encoder."""
+        """What became of a batch."""
         embeddings, wanted = [], []
         for each in contents:
             vector = each.item.vectors.get(space)
@@ -142,12 +159,12 @@ class LiveEmbedder:
             )
         return embeddings
 
-    def _contents(self, space: str, items: Sequence[LiveItem]) -> list[_Content | Unreached]:
+    def _contents(self, space: str, items: Sequence[LiveItem]) -> Iterator[_Content | Unreached]:
         if space == "image":
-            return [self._picture(each) for each in items]
+            yield from map(self._picture, items)
+            return
         table = items_table([each.item for each in items if each.item is not None])
-        texts = item_texts(table).to_pylist()
-        return [_Content(item, text) for item, text in zip(items, texts, strict=True)]
+        yield from map(_Content, items, item_texts(table).to_pylist())
 
     def _picture(self, item: LiveItem) -> _Content | Unreached:
         assert item.item is not None
@@ -155,7 +172,7 @@ class LiveEmbedder:
         if uri is None:
             return _Content(item, None)
         try:
-            return _Content(item, self._roots.read(uri, MAX_PICTURE))
+            return _Content(item, self._roots.read(uri, MAX_BYTES))
         except Unreadable as error:
             return _Content(item, None, error.message)
         except Unreached as error:

@@ -4,18 +4,37 @@ vector."""
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from encoders.encoder import Encoder
 
+T = TypeVar("T")
+
 logger = logging.getLogger(__name__)
 
-PICTURES_AT_ONCE = 16
-"""The most pictures that are in memory together: they may be large."""
+MOST_BYTES = 32 << 20
+"""The most bytes of contents that an encoder is given together, if none alone has more."""
+
+
+def in_batches(contents: Iterable[T], size: Callable[[T], int]) -> Iterator[list[T]]:
+    """Contents that come one by one, as many together as have MOST_BYTES.
+
+    size: how many bytes one has. At most one content more than a batch is held at a time.
+    """
+    batch: list[T] = []
+    held = 0
+    for each in contents:
+        if batch and held + size(each) > MOST_BYTES:
+            yield batch
+            batch, held = [], 0
+        batch.append(each)
+        held += size(each)
+    if batch:
+        yield batch
 
 
 def patiently_encoded(

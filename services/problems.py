@@ -16,7 +16,7 @@ MAX_BODY = 1 << 20
 """Bytes of the largest body that is read, over HTTP and over the queue."""
 
 MAX_CONTENT_BODY = 8 << 20
-"""The same of one that holds a picture, or the texts of many items."""
+"""The same of one that holds the texts of many items."""
 
 
 class ServiceError(RecsysError):

@@ -9,9 +9,10 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, StrictBool, model_validator
 
+from encoders.picture import MAX_BYTES
 from services.bodies import DeadlineMs, Id, K, Name, ReplyBody, RequestBody
 from services.filter_schemas import Filters
-from services.item_schemas import MAX_PICTURE, Words
+from services.item_schemas import Words
 
 MAX_EXAMPLES = 100
 """The most items that a search can be like, or unlike."""
@@ -20,7 +21,7 @@ MAX_EXAMPLES = 100
 class Picture(RequestBody):
     """A picture to search by, the bytes of its file in base64."""
 
-    base64: str = Field(min_length=1, max_length=MAX_PICTURE * 4 // 3 + 4)
+    base64: str = Field(min_length=1, max_length=MAX_BYTES * 4 // 3 + 4)
 
     def data(self) -> bytes:
         """The bytes; raises ValueError."""

@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 NAME = "image-encoder"
 TITLE = "Training the image encoder"
 
-MAX_PICTURE = 20 << 20
-"""Bytes of the largest picture that is read."""
-
 _SHOWN = 5
 """Pictures left out whose reasons are printed."""
 
@@ -167,6 +164,7 @@ def _sources(data: Path, items: list[str], told: Advance) -> Iterator[Callable[[
     """What reads each picture of the Dataset; their items are added to the list meanwhile."""
     import pyarrow.parquet as pq
 
+    from encoders.picture import MAX_BYTES
     from infra.roots import Roots
     from recsys.data.dataset import ITEMS
 
@@ -178,7 +176,7 @@ def _sources(data: Path, items: list[str], told: Advance) -> Iterator[Callable[[
             uris = there["image"].to_pylist()
             items += there["item_id"].to_pylist()
             for uri in uris:
-                yield partial(roots.read, uri, MAX_PICTURE)
+                yield partial(roots.read, uri, MAX_BYTES)
             done += len(rows)
             told(done, total)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import struct
+import subprocess
+import sys
 import zlib
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 from PIL import ExifTags, Image
 
 from encoders import picture
-from encoders.picture import BadPicture, decode
+from encoders.picture import GAP, BadPicture, decode
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
 
@@ -151,6 +153,71 @@ def test_a_strip_that_scaling_would_blow_up_is_refused() -> None:
     decode(file_of(Image.new("L", (1, 50)), "PNG"))
     with pytest.raises(BadPicture, match="50 times"):
         decode(file_of(Image.new("L", (1, 51)), "PNG"))
+
+
+@pytest.mark.parametrize(
+    ("mode", "format_"),
+    [
+        ("RGB", "JPEG"),
+        ("CMYK", "JPEG"),
+        ("L", "JPEG"),
+        ("RGB", "PNG"),
+        ("RGBA", "PNG"),
+        ("LA", "PNG"),
+        ("P", "PNG"),
+        ("1", "PNG"),
+        ("I;16", "PNG"),
+        ("RGB", "WEBP"),
+        ("P", "GIF"),
+    ],
+)
+def test_a_picture_far_larger_than_it_is_looked_at_comes_smaller(mode: str, format_: str) -> None:
+    ramp = np.linspace(0, 255, 900).astype(np.uint8)[None].repeat(600, axis=0)
+    if mode == "I;16":
+        image = Image.fromarray(ramp.astype(np.uint16) << 8)
+    else:
+        image = Image.fromarray(ramp).convert("RGB").convert(mode)
+    data = file_of(image, format_)
+    small, whole = decode(data, 100), decode(data)
+    assert (small.mode, whole.size) == ("RGB", (900, 600))
+    assert 100 * GAP <= small.height < 600
+    assert small.width * 2 == small.height * 3
+    scaled = (np.asarray(each.resize((30, 20)), int) for each in (small, whole))
+    assert np.abs(next(scaled) - next(scaled)).max() < 12
+
+
+def test_a_picture_that_was_turned_comes_smaller_and_upright(flag: Image.Image) -> None:
+    large = flag.resize((1200, 800)).transpose(Image.Transpose.ROTATE_90)
+    image = decode(file_of(large, "JPEG", exif=oriented(6)), 100)
+    assert image.size == (300, 200)
+    assert close(image.getpixel((25, 100)), RED)
+
+
+def test_a_picture_that_is_not_much_larger_is_decoded_as_it_is(noise: Image.Image) -> None:
+    data = file_of(noise, "PNG")
+    assert decode(data, 20 // GAP + 1).tobytes() == decode(data).tobytes() == noise.tobytes()
+
+
+PEAK = """
+import io, resource, sys
+from concurrent.futures import ThreadPoolExecutor
+from PIL import Image
+from encoders.picture import decode
+data = sys.stdin.buffer.read()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+with ThreadPoolExecutor(4) as pool:
+    list(pool.map(lambda _: decode(data, 256), range(4)))
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+def test_the_largest_pictures_are_decoded_one_at_a_time() -> None:
+    """One with 4 bytes a pixel takes two times 200 MB."""
+    data = file_of(Image.new("RGBA", (7000, 7000)), "PNG", compress_level=1)
+    told = subprocess.run(
+        [sys.executable, "-c", PEAK], input=data, check=True, capture_output=True, timeout=100
+    )
+    assert int(told.stdout) < 600
 
 
 def test_damaged_bytes_never_raise_anything_else(noise: Image.Image) -> None:

@@ -12,6 +12,7 @@ import httpx
 import pyarrow as pa
 import pytest
 
+from encoders.picture import MAX_BYTES
 from infra.redis import connect_async
 from infra.roots import Roots
 from infra.settings import Settings
@@ -20,6 +21,7 @@ from recsys.registry import Registry, Spaces
 from services import catalogue_service
 from services.active_models import ActiveModels
 from services.api import build_api
+from services.catalogue_api import MAX_SEARCH_BODY
 from services.catalogue_service import CatalogueService
 from services.history import HistoryStore
 from services.jobs import Jobs
@@ -28,6 +30,7 @@ from services.live_follower import LiveFollower
 from services.live_items import LiveItems
 from services.problems import MAX_CONTENT_BODY, Invalid
 from services.query_encoder import QueryEncoder
+from services.search_schemas import SearchRequest
 from services.service import Service
 from tests.encoders.models import tiny_bert
 from tests.films import add_space, films
@@ -296,6 +299,18 @@ def test_an_empty_text_is_told_in_characters(shop: Shop) -> None:
 
 def test_an_item_that_stands_twice_in_a_request_is_refused(shop: Shop) -> None:
     assert "twice" in shop.refused("PUT", "/v1/items", {"items": [NEW, NEW]})["detail"]
+
+
+def test_a_search_may_hold_a_picture_as_large_as_an_items(shop: Shop) -> None:
+    held = base64.b64encode(bytes(MAX_BYTES)).decode()
+    assert SearchRequest.model_validate({"picture": {"base64": held}}).picture is not None
+    problem = shop.refused("POST", "/v1/search", {"picture": {"base64": held}})
+    assert "no space" in problem["detail"], "it was read"
+    more = base64.b64encode(bytes(MAX_BYTES + 3)).decode()
+    problem = shop.refused("POST", "/v1/search", {"picture": {"base64": more}})
+    assert (problem["status"], problem["errors"][0]["field"]) == (422, "picture.base64")
+    problem = shop.refused("POST", "/v1/search", {"picture": {"base64": 2 * held}})
+    assert (problem["status"], str(MAX_SEARCH_BODY) in problem["detail"]) == (413, True)
 
 
 def test_a_body_of_100_megabytes_is_refused_by_its_size(shop: Shop) -> None:
