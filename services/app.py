@@ -49,6 +49,7 @@ from services.live_items import LiveItems
 from services.problems import ServiceError, Unavailable
 from services.query_encoder import QueryEncoder
 from services.remote import RemoteEncoder, RemoteEngine
+from services.reranker import Reranker
 from services.searcher import SearchQuery
 from services.served_model import Query
 from services.service import Reply, Service
@@ -164,10 +165,10 @@ class EncoderReplica:
     async def __init__(self, settings: Settings) -> None:  # type: ignore[misc]
         _prepare()
         torch.set_num_threads(1)
-        self._encoder = QueryEncoder(
-            Spaces(settings.spaces_dir), CatalogEncoders(), settings.rerank_model
-        )
+        self._encoder = QueryEncoder(Spaces(settings.spaces_dir), CatalogEncoders())
+        self._reranker = Reranker(settings.rerank_model)
         await asyncio.to_thread(self._encoder.warm)  # ready is who need not load first
+        await asyncio.to_thread(self._reranker.warm)
 
     async def load(self, encoder: SpaceEncoder) -> ServiceError | None:
         try:
@@ -182,7 +183,7 @@ class EncoderReplica:
         return await asyncio.to_thread(self._encoder.encode, batch)
 
     async def rerank(self, text: str, found: Sequence[str]) -> list[float] | ServiceError:
-        return await asyncio.to_thread(self._encoder.rerank, text, found)
+        return await asyncio.to_thread(self._reranker.rerank, text, found)
 
 
 class BackgroundReplica:

@@ -1,5 +1,4 @@
-"""The encoder of queries: texts and pictures into the spaces in service, and the re-ranking of
-what was found.
+"""The encoder of queries: texts and pictures into the spaces in service.
 
 Whoever asks names the encoders: those of the spaces that the searcher has in service. While a space
 is being exchanged that is the old one until the new one is loaded, so both are held for a while.
@@ -11,7 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,9 +25,6 @@ from services.jobs import Encoders
 from services.problems import Invalid, ServiceError, Unavailable
 from services.schemas import FieldError
 
-if TYPE_CHECKING:
-    from encoders.cross_encoder import CrossEncoder
-
 logger = logging.getLogger(__name__)
 
 KEPT_S = 60.0
@@ -39,22 +35,25 @@ is asked for."""
 class QueryEncoder:
     """Encodes by the encoders that it is asked for, each loaded when that is first done."""
 
-    def __init__(self, spaces: Spaces, encoders: Encoders, rerank_model: str | None) -> None:
-        """rerank_model: the cross-encoder, by name or folder; None for no re-ranking."""
+    def __init__(self, spaces: Spaces, encoders: Encoders) -> None:
         self._spaces = spaces
         self._encoders = encoders
-        self._rerank_model = rerank_model
-        self._cross_encoder: CrossEncoder | None = None
         self._held: dict[SpaceEncoder, tuple[Encoder[Any], float]] = {}  # and when last asked for
         self._lock = threading.Lock()
 
     def warm(self) -> None:
-        """Load the encoders of the active spaces, so that the first search need not wait."""
+        """Load the encoders of the active spaces, so that the first search need not wait; what
+        cannot be loaded is logged, and told to whoever asks for it."""
         try:
-            for manifest in self._spaces.encoders().values():
-                self.load(SpaceEncoder.of(manifest))
+            manifests = self._spaces.encoders()
         except RecsysError as error:
             logger.warning("%s", error)
+            return
+        for manifest in manifests.values():
+            try:
+                self.load(SpaceEncoder.of(manifest))
+            except RecsysError as error:
+                logger.warning("%s", error)
 
     def load(self, wanted: SpaceEncoder) -> Encoder[Any]:
         """The encoder, loaded and held from now on; raises OtherEncoder and what opening raises."""
@@ -107,22 +106,3 @@ class QueryEncoder:
             for held, (_, last) in list(self._held.items()):
                 if held.space == asked.space and held != asked and last < before:
                     del self._held[held]
-
-    def rerank(self, text: str, found: Sequence[str]) -> list[float] | ServiceError:
-        """How well each of the found texts answers the text; higher is better, and -inf for one
-        that cannot be read."""
-        if self._rerank_model is None:
-            message = "there is no cross-encoder in service: set RECSYS_RERANK_MODEL"
-            return Invalid(f"rerank: {message}", [FieldError(field="rerank", message=message)])
-        from encoders.cross_encoder import BadQuery, CrossEncoder
-
-        try:
-            if self._cross_encoder is None:
-                self._cross_encoder = CrossEncoder.open(self._rerank_model)
-            scores: list[float] = self._cross_encoder.scores(text, found).tolist()
-        except BadQuery as error:
-            message = error.message
-            return Invalid(f"text: {message}", [FieldError(field="text", message=message)])
-        except RecsysError as error:
-            return Unavailable(error.message)
-        return scores

@@ -14,6 +14,7 @@ from services.item_schemas import ItemReply
 from services.live_follower import LiveFollower
 from services.problems import ServiceError
 from services.query_encoder import QueryEncoder
+from services.reranker import Reranker
 from services.searcher import SearchQuery
 from services.served_model import Query
 from services.service import Reply
@@ -78,8 +79,9 @@ class Near:
 class NearEncoder:
     """An encoding engine."""
 
-    def __init__(self, encoder: QueryEncoder) -> None:
+    def __init__(self, encoder: QueryEncoder, rerank_model: str | None = None) -> None:
         self._encoder = encoder
+        self._reranker = Reranker(rerank_model)
 
     async def encode(
         self, batch: Sequence[Wanted]
@@ -87,4 +89,4 @@ class NearEncoder:
         return self._encoder.encode(batch)
 
     async def rerank(self, text: str, found: Sequence[str]) -> list[float] | ServiceError:
-        return self._encoder.rerank(text, found)
+        return self._reranker.rerank(text, found)

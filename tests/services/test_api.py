@@ -49,7 +49,7 @@ class Api:
         service = Service(self.engine, histories, items, micro_batch=16, deadline_ms=2000)
         catalogue = CatalogueService(
             self.engine,
-            NearEncoder(QueryEncoder(Spaces(Path("nowhere")), CatalogEncoders(), None)),
+            NearEncoder(QueryEncoder(Spaces(Path("nowhere")), CatalogEncoders())),
             items,
             micro_batch=16,
             deadline_ms=2000,

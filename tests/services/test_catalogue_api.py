@@ -28,7 +28,7 @@ from services.jobs import Jobs
 from services.live_embedding import LiveEmbedder
 from services.live_follower import LiveFollower
 from services.live_items import LiveItems
-from services.problems import MAX_CONTENT_BODY, Invalid
+from services.problems import MAX_CONTENT_BODY
 from services.query_encoder import QueryEncoder
 from services.search_schemas import SearchRequest
 from services.service import Service
@@ -70,10 +70,10 @@ class Shop:
         self.models = ActiveModels(registry, "ials", spaces)
         self.spaces = spaces
         self.registry = registry
-        self.encoder = QueryEncoder(spaces, self.encoders, rerank_model)
-        self.runner.run(self._open(redis_url, namespace))
+        self.encoder = QueryEncoder(spaces, self.encoders)
+        self.runner.run(self._open(redis_url, namespace, rerank_model))
 
-    async def _open(self, redis_url: str, namespace: str) -> None:
+    async def _open(self, redis_url: str, namespace: str, rerank_model: str | None) -> None:
         self.redis = connect_async(redis_url)
         self.items = LiveItems(self.redis, namespace, max_backlog=100)
         self.embedder = LiveEmbedder(self.items, self.spaces, self.encoders, Roots([]))
@@ -81,7 +81,7 @@ class Shop:
         histories = HistoryStore(self.redis, namespace, max_items=100, ttl_s=60)
         catalogue = CatalogueService(
             engine,
-            NearEncoder(self.encoder),
+            NearEncoder(self.encoder, rerank_model),
             self.items,
             micro_batch=16,
             deadline_ms=5000,
@@ -182,11 +182,18 @@ def test_an_item_that_the_cross_encoder_cannot_read_stands_behind_those_that_it_
     assert all(isinstance(item["score"], float) for item in items)
 
 
-def test_a_blank_text_to_order_by_is_refused_by_its_field(reading_shop: Shop) -> None:
-    """As it comes where no text space is in service, which would have refused it before."""
-    refusal = reading_shop.encoder.rerank(" ", ["a sheriff rides"])
-    assert isinstance(refusal, Invalid)
-    assert [error.field for error in refusal.errors] == ["text"]
+def test_a_search_goes_on_without_the_cross_encoder_that_is_not_there(
+    registry: Registry, redis_url: str, namespace: str, tmp_path: Path
+) -> None:
+    spaces = add_space(tmp_path / "spaces", HashingEncoder(), films())
+    shop = Shop(registry, spaces, redis_url, namespace, str(tmp_path / "nowhere"))
+    assert shop.search(text="rocket orbit wspace0")[0] == "space-0"
+    reply = shop("POST", "/v1/search", {"text": "rocket", "rerank": True})
+    assert reply.status_code == 503
+    assert "retry-after" in reply.headers
+    assert "RECSYS_RERANK_MODEL" in reply.json()["detail"]
+    shop.runner.run(shop.redis.aclose())
+    shop.runner.close()
 
 
 def test_an_item_that_is_put_is_found_once_it_is_embedded(shop: Shop) -> None:

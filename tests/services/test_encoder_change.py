@@ -66,7 +66,7 @@ class Deployment:
     def __init__(self, registry: Registry, spaces: Spaces, redis_url: str, namespace: str) -> None:
         self.spaces = spaces
         self.encoders = SlowEncoders()
-        self.encoder = QueryEncoder(spaces, self.encoders, None)
+        self.encoder = QueryEncoder(spaces, self.encoders)
         self.encoder.warm()
         self._ahead = EncodersAhead(spaces, self._load)
         self.models = ActiveModels(registry, "ials", spaces, is_ready=self._ahead.are_ready)

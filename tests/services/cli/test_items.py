@@ -40,7 +40,7 @@ async def serve(registry: Registry, redis_url: str, namespace: str, server: uvic
     items = LiveItems(redis, namespace, max_backlog=MAX_BACKLOG)
     catalogue = CatalogueService(
         engine,
-        NearEncoder(QueryEncoder(Spaces(Path("nowhere")), encoders, None)),
+        NearEncoder(QueryEncoder(Spaces(Path("nowhere")), encoders)),
         items,
         micro_batch=16,
         deadline_ms=2000,
