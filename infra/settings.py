@@ -88,9 +88,10 @@ class Settings(BaseSettings):
     """The model that answers requests that name none; the best by NDCG@10 when it is unset."""
 
     image_roots: tuple[SecretStr, ...] = ()
-    """Where the pictures of items put in over the API may lie: folders, `s3://bucket/prefix`,
-    `gs://bucket/prefix`, as a JSON list. A relative path starts in the first. Nothing is ever read
-    or fetched from anywhere else. They may hold credentials, so they are never shown."""
+    """Where the pictures may lie that items put in over the API and searches name: folders,
+    `s3://bucket/prefix`, `gs://bucket/prefix`, as a JSON list. A relative path starts in the first.
+    Nothing is ever read or fetched from anywhere else. They may hold credentials, so they are never
+    shown."""
 
     dataset_roots: tuple[Path, ...] = ()
     """Folders under which the Datasets lie that `POST /v1/jobs` may name, as a JSON list; none when

@@ -46,6 +46,7 @@ from services.item_schemas import ItemReply
 from services.jobs import Jobs
 from services.live_follower import LiveFollower
 from services.live_items import LiveItems
+from services.named_pictures import NamedPictures
 from services.problems import ServiceError, Unavailable
 from services.query_encoder import QueryEncoder
 from services.remote import RemoteEncoder, RemoteEngine
@@ -261,6 +262,7 @@ class ApiReplica:
             engine,
             RemoteEncoder(encoder),
             items,
+            NamedPictures([each.get_secret_value() for each in settings.image_roots]),
             micro_batch=settings.micro_batch,
             deadline_ms=settings.deadline_ms,
         )

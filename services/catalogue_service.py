@@ -22,6 +22,7 @@ from services.batcher import Batcher
 from services.content_space import SpaceEncoder
 from services.item_schemas import DeleteReply, ItemReply, ItemsReply, ItemsRequest
 from services.live_items import LiveItems
+from services.named_pictures import NamedPictures
 from services.problems import ServiceError
 from services.schemas import DEFAULT_K
 from services.search_schemas import Found, SearchReply, SearchRequest
@@ -103,12 +104,14 @@ class CatalogueService:
         engine: CatalogueEngine,
         encoder: EncodingEngine,
         items: LiveItems,
+        pictures: NamedPictures,
         *,
         micro_batch: int,
         deadline_ms: int,
     ) -> None:
-        """deadline_ms: of a search that names none."""
+        """pictures: those that searches may name. deadline_ms: of a search that names none."""
         self._engine = engine
+        self._pictures = pictures
         self._encoder = encoder
         self._items = items
         self._deadline_ms = deadline_ms
@@ -151,7 +154,7 @@ class CatalogueService:
             return await self._engine.spaces()
 
     async def _answer(self, request: SearchRequest, depth: int) -> Answer:
-        picture = None if request.picture is None else request.picture.data()
+        picture = await self._picture(request)
         encoded: dict[str, NDArray[np.float32]] = {}
         by = self._trusted(request)
         while True:
@@ -163,6 +166,11 @@ class CatalogueService:
             by = answer.by
             until = time.monotonic() + TRUSTED_S
             self._encoders.update({encoder.space: (encoder, until) for encoder in by})
+
+    async def _picture(self, request: SearchRequest) -> bytes | None:
+        if request.picture is None or request.picture.uri is None:
+            return None if request.picture is None else request.picture.data()
+        return await self._pictures.read(request.picture.uri)
 
     def _trusted(self, request: SearchRequest) -> tuple[SpaceEncoder, ...]:
         """The encoders that the request will be encoded by, if it may be taken that nothing was

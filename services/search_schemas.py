@@ -19,19 +19,28 @@ MAX_EXAMPLES = 100
 
 
 class Picture(RequestBody):
-    """A picture to search by, the bytes of its file in base64."""
+    """A picture to search by: its file, or where that lies."""
 
-    base64: str = Field(min_length=1, max_length=MAX_BYTES * 4 // 3 + 4)
+    base64: str | None = Field(None, min_length=1, max_length=MAX_BYTES * 4 // 3 + 4)
+    """The bytes of its file in base64."""
 
-    def data(self) -> bytes:
-        """The bytes; raises ValueError."""
+    uri: str | None = Field(None, min_length=1, max_length=2048)
+    """Where it lies under the folders and stores that the operator lets pictures be read from
+    (RECSYS_IMAGE_ROOTS): a path, `file://`, `s3://` or `gs://`. Nothing else is read or fetched."""
+
+    def data(self) -> bytes | None:
+        """The bytes where they are given; raises ValueError."""
+        if self.base64 is None:
+            return None
         try:
             return base64.b64decode(self.base64, validate=True)
         except binascii.Error as error:
             raise ValueError(f"is not base64: {error}") from None
 
     @model_validator(mode="after")
-    def _decodes(self) -> Self:
+    def _one(self) -> Self:
+        if (self.base64 is None) == (self.uri is None):
+            raise ValueError("give either base64 or uri")
         self.data()
         return self
 

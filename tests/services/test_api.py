@@ -25,6 +25,7 @@ from services.embedding import CatalogEncoders
 from services.history import HistoryStore
 from services.jobs import Jobs
 from services.live_items import LiveItems
+from services.named_pictures import NamedPictures
 from services.problems import MAX_BODY
 from services.query_encoder import QueryEncoder
 from services.service import MAX_WAITING, Service
@@ -51,6 +52,7 @@ class Api:
             self.engine,
             NearEncoder(QueryEncoder(Spaces(Path("nowhere")), CatalogEncoders())),
             items,
+            NamedPictures([]),
             micro_batch=16,
             deadline_ms=2000,
         )

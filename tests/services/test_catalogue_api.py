@@ -28,6 +28,7 @@ from services.jobs import Jobs
 from services.live_embedding import LiveEmbedder
 from services.live_follower import LiveFollower
 from services.live_items import LiveItems
+from services.named_pictures import NamedPictures
 from services.problems import MAX_CONTENT_BODY
 from services.query_encoder import QueryEncoder
 from services.search_schemas import SearchRequest
@@ -70,6 +71,8 @@ class Shop:
         self.models = ActiveModels(registry, "ials", spaces)
         self.spaces = spaces
         self.registry = registry
+        self.pictures = spaces.root.parent / "pictures"
+        self.pictures.mkdir(exist_ok=True)
         self.encoder = QueryEncoder(spaces, self.encoders)
         self.runner.run(self._open(redis_url, namespace, rerank_model))
 
@@ -83,6 +86,7 @@ class Shop:
             engine,
             NearEncoder(self.encoder, rerank_model),
             self.items,
+            NamedPictures([str(self.pictures)]),
             micro_batch=16,
             deadline_ms=5000,
         )

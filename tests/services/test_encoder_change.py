@@ -22,6 +22,7 @@ from services.catalogue_service import CatalogueService, Wanted
 from services.content_space import SpaceEncoder
 from services.encoders_ahead import EncodersAhead
 from services.live_items import LiveItems
+from services.named_pictures import NamedPictures
 from services.problems import ServiceError
 from services.query_encoder import QueryEncoder
 from services.search_schemas import SearchReply, SearchRequest
@@ -87,6 +88,7 @@ class Deployment:
                 Near(self.models),
                 ThreadedEncoder(self.encoder),
                 LiveItems(redis, self._namespace, max_backlog=10),
+                NamedPictures([]),
                 micro_batch=16,
                 # Far less than it takes to load an encoder.
                 deadline_ms=int(1000 * LOADING_S / 2),

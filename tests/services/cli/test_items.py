@@ -25,6 +25,7 @@ from services.embedding import CatalogEncoders
 from services.history import HistoryStore
 from services.jobs import Jobs
 from services.live_items import LiveItems
+from services.named_pictures import NamedPictures
 from services.query_encoder import QueryEncoder
 from services.service import Service
 from tests.near import Near, NearEncoder
@@ -42,6 +43,7 @@ async def serve(registry: Registry, redis_url: str, namespace: str, server: uvic
         engine,
         NearEncoder(QueryEncoder(Spaces(Path("nowhere")), encoders)),
         items,
+        NamedPictures([]),
         micro_batch=16,
         deadline_ms=2000,
     )
