@@ -53,7 +53,7 @@ class PseudoQueries:
     def _changed(self, word: str, rng: np.random.Generator) -> str:
         chance = rng.random()
         row = self._row.get(word.lower())
-        if chance < REPLACED and row is not None:
+        if chance < REPLACED and row is not None and self._near.size:
             near = self._near[row]
             return self._known[int(near[rng.integers(len(near))])]
         if chance < REPLACED + MISSPELT and len(word) > 3:
@@ -62,9 +62,12 @@ class PseudoQueries:
 
 
 def nearest(vectors: NDArray[np.float32], k: int) -> NDArray[np.int64]:
-    """Int64[N, k'], k' <= k: the rows most like each row by inner product, itself left out."""
-    k = min(k, len(vectors) - 1)
+    """Int64[N, k'], k' <= k: the rows most like each row by inner product, itself left out; none
+    where there is no other."""
+    k = max(0, min(k, len(vectors) - 1))
     found = np.empty((len(vectors), k), np.int64)
+    if k == 0:
+        return found
     for start in range(0, len(vectors), 1024):
         scores = vectors[start : start + 1024] @ vectors.T
         scores[np.arange(len(scores)), start + np.arange(len(scores))] = -np.inf

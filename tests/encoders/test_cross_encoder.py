@@ -110,6 +110,21 @@ def test_a_misspelt_word_is_off_by_one_edit() -> None:
     assert all(3 <= len(word) <= 5 for word in made)
 
 
+@pytest.mark.parametrize("text", ["sea", "sea Sea SEA", "..."])
+def test_queries_are_made_of_a_catalogue_of_one_word_or_none(
+    minilm: TextEncoder, text: str
+) -> None:
+    made = PseudoQueries([text, text], minilm)
+    queries = [made.of(0, np.random.default_rng(seed)) for seed in range(50)]
+    assert all(bool(query) == (text != "...") for query in queries)
+    assert text == "..." or any("sea" in query.lower() for query in queries)
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_a_row_that_is_alone_has_none_near_it(n: int) -> None:
+    assert nearest(np.ones((n, 4), np.float32), 5).shape == (n, 0)
+
+
 def test_the_nearest_rows_are_those_of_the_largest_products() -> None:
     vectors = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
     scores = vectors @ vectors.T
