@@ -147,7 +147,7 @@ def _side(processor: Any) -> int | None:
     size = processor.size
     if size.height:
         return int(max(size.height, size.width))
-    return int(size.shortest_edge / processor.crop_pct)
+    return int(size.shortest_edge / (processor.crop_pct or 1))
 
 
 def _processor(folder: Path) -> Any:

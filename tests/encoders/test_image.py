@@ -11,11 +11,12 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from safetensors.torch import load_file, save_file
 from transformers import ResNetConfig, ResNetForImageClassification, ViTImageProcessorPil
 
@@ -63,6 +64,47 @@ def test_many_pictures_keep_their_places_between_those_that_fail(model: Path) ->
     assert sorted(encoded.failures) == bad
     good = np.setdiff1d(np.arange(len(contents)), bad)
     np.testing.assert_allclose(encoded.vectors[good], whole[good], atol=0.02)
+
+
+def file_of(image: Image.Image, format_: str, **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, format_, **options)
+    return file.getvalue()
+
+
+def test_of_the_pictures_that_people_have_each_is_encoded_or_told_for_itself(model: Path) -> None:
+    flag = noise(0, 3, 2).resize((96, 64), Image.Resampling.BICUBIC)
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = 6
+    good = {
+        "as it is": png(flag),
+        "of a camera held upright": file_of(
+            flag.transpose(Image.Transpose.ROTATE_90), "JPEG", exif=turned, quality=95
+        ),
+        "in print colours": file_of(flag.convert("CMYK"), "JPEG", quality=95),
+        "animated": file_of(
+            flag, "WEBP", save_all=True, append_images=[noise(1, 96, 64)], quality=95
+        ),
+        "transparent": png(flag.convert("RGBA")),
+        "far larger": file_of(flag.resize((960, 640), Image.Resampling.BICUBIC), "JPEG"),
+    }
+    bad = {
+        "cut off": (png(noise(0))[:2000], "broken or cut off"),
+        "a page that says it is gone": (b"<html>404</html>", "no picture"),
+        "empty": (b"", "empty"),
+        "a strip": (png(Image.new("RGB", (1, 99))), "50 times"),
+    }
+    encoded = ImageEncoder.open(str(model)).encode(
+        [*good.values(), *(content for content, _ in bad.values())]
+    )
+    alike = dict(zip(good, encoded.vectors @ encoded.vectors[0], strict=False))
+    another = vector(model, png(noise(1, 3, 2).resize((96, 64), Image.Resampling.BICUBIC)))
+    assert min(alike.values()) > max(0.98, float(another @ encoded.vectors[0])), alike
+    assert sorted(encoded.failures) == list(range(len(good), len(good) + len(bad)))
+    for why, (_, told) in zip(
+        (encoded.failures[place] for place in sorted(encoded.failures)), bad.values(), strict=True
+    ):
+        assert told in why
 
 
 def test_a_folder_is_opened_and_used_without_a_connection(
