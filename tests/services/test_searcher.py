@@ -234,6 +234,17 @@ def test_a_space_of_weight_0_is_not_asked(spaces: Spaces) -> None:
     assert reply.versions == {"text": "v0001"}
 
 
+def test_an_example_that_only_a_space_of_weight_0_knows_is_named_as_unknown(
+    spaces: Spaces, tmp_path: Path
+) -> None:
+    few = add_space(tmp_path, ENCODER, films().slice(0, 12), name="other")
+    bundles = {"text": spaces.open_active("text"), "other": few.open_active("other")}
+    both = Searcher(bundles, LiveCatalogue.empty())
+    like = ["western-0", "space-0"]
+    reply = found(both, like=like, spaces={"text": 0, "other": 1})
+    assert reply.unknown_items == ["space-0"]
+
+
 def test_popularity_ranks_what_the_spaces_found_and_adds_nothing(spaces: Spaces) -> None:
     bundle = spaces.open_active("text")
     taken = ["western-5", "western-3", "nobody-knows"]
