@@ -11,6 +11,7 @@ import uuid
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,11 +20,12 @@ import pyarrow as pa
 import pytest
 from hypothesis import settings
 
-from infra.redis import redis_server
+from infra.redis import connect_async, redis_server
 from infra.settings import Settings
 from recsys.data.dataset import EVENTS_SCHEMA, write_dataset
 from recsys.registry import Registry
 from services.cluster import cluster
+from tests.desk import Desk, Play, Story
 from tests.planted import Planted, fill, plant
 from tests.shop import Shop
 
@@ -112,6 +114,23 @@ def planted() -> Planted:
 def registry(planted: Planted, tmp_path_factory: pytest.TempPathFactory) -> Registry:
     """Every kind of model, active under its kind's name. Not to be changed."""
     return fill(Registry(tmp_path_factory.mktemp("models")), planted)
+
+
+@pytest.fixture
+def play(redis_url: str, namespace: str, tmp_path: Path) -> Play:
+    """Runs a story at a desk of embedding jobs."""
+
+    def play(story: Story) -> None:
+        async def run() -> None:
+            redis = connect_async(redis_url)
+            try:
+                await asyncio.wait_for(story(Desk(redis, namespace, tmp_path)), 120)
+            finally:
+                await redis.aclose()
+
+        asyncio.run(run())
+
+    return play
 
 
 @pytest.fixture

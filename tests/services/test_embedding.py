@@ -1,0 +1,149 @@
+"""What workers do with the chunks of a job, and what becomes of those that they cannot do."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from encoders.encoder import Encoded, Encoder
+from services.jobs import JobState
+from tests.desk import TEXT, Desk, OtherEncoders, Play, films, titles
+from tests.hashing_encoder import HashingEncoders
+from tests.withheld import withheld
+
+
+def test_a_chunk_that_two_workers_have_at_once_is_embedded_once(play: Play) -> None:
+    async def story(desk: Desk) -> None:
+        job = await desk.jobs.submit(films(desk.folder / "films", titles(3)), TEXT, chunk=3)
+        [(_, fields)] = await desk.redis.xrange(desk.stream)
+        await desk.redis.xadd(desk.stream, fields)  # as if it had been taken for lost
+        encoder = desk.encoders.text("hashing-32")
+        encode = encoder.encode
+
+        def slowly(contents: Sequence[str]) -> Encoded:
+            time.sleep(0.5)
+            return encode(contents)
+
+        encoder.encode = slowly  # type: ignore[method-assign]
+        async with desk.worker(), desk.worker():
+            await desk.ended(job)
+            await desk.emptied()
+        assert sorted(encoder.seen) == sorted(titles(3))
+
+    play(story)
+
+
+def test_a_chunk_that_no_worker_can_do_fails_the_job_with_the_reason_and_the_item_ids(
+    play: Play,
+) -> None:
+    async def story(desk: Desk) -> None:
+        job = await desk.jobs.submit(films(desk.folder / "films", titles(2)), TEXT, chunk=3)
+        async with desk.worker(OtherEncoders()):
+            job = await desk.ended(job)
+        assert job.state == JobState.FAILED
+        assert "the one of that name here has hashing-16" in job.failures["0"]
+        (letter,) = await desk.jobs.ledger.queue().dead.newest()
+        assert letter.reason == job.failures["0"] + " (the items f0, f1)"
+
+        await desk.jobs.resume(job.id)
+        assert await desk.jobs.ledger.queue().dead.newest() == []
+        async with desk.worker():
+            job = await desk.ended(job)
+        assert (job.state, job.failures) == (JobState.DONE, {})
+        assert desk.ids() == ["f0", "f1"]
+
+    play(story)
+
+
+class BreakingEncoders(HashingEncoders):
+    """Whose encoder breaks down for good after a few texts."""
+
+    def open(self, space: str, model: str, fingerprint: str) -> Encoder[Any]:
+        encoder = super().open(space, model, fingerprint)
+        whole = encoder.encode
+
+        def encode(contents: Sequence[str]) -> Encoded:
+            if len(contents) > 1 or len(self.text(model).seen) >= 2:
+                raise RuntimeError("the device is gone")
+            return whole(contents)
+
+        encoder.encode = encode  # type: ignore[method-assign]
+        return encoder
+
+
+def test_an_encoder_that_breaks_down_is_not_taken_for_bad_contents(play: Play) -> None:
+    async def story(desk: Desk) -> None:
+        job = await desk.jobs.submit(films(desk.folder / "films", titles(4)), TEXT, chunk=4)
+        async with desk.worker(BreakingEncoders()):
+            job = await desk.ended(job)
+        assert job.state == JobState.FAILED
+        assert job.failures == {"0": "RuntimeError: the device is gone"}
+        assert not list(desk.settings.embeddings_dir.rglob("*.arrow"))
+
+    play(story)
+
+
+def test_a_picture_that_is_another_by_now_has_no_vector(play: Play) -> None:
+    async def story(desk: Desk) -> None:
+        data = films(desk.folder / "films", titles(2), ["red.png", "blue.png"])
+        for colour in ("red", "blue"):
+            Image.new("RGB", (8, 8), colour).save(data / f"{colour}.png")
+        job = await desk.jobs.submit(data, {"image": "colour"})
+        Image.new("RGB", (8, 8), "green").save(data / "red.png")
+        async with desk.worker():
+            job = await desk.ended(job)
+        assert desk.ids("image") == ["f1"]
+        ((reason),) = (row["reason"] for row in desk.jobs.problems(job.id))
+        assert "was changed after the job was submitted" in reason
+
+    play(story)
+
+
+def test_a_picture_that_cannot_be_read_for_now_is_tried_again(
+    play: Play, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def story(desk: Desk) -> None:
+        data = films(desk.folder / "films", titles(2), ["red.png", "blue.png"])
+        for colour in ("red", "blue"):
+            Image.new("RGB", (8, 8), colour).save(data / f"{colour}.png")
+        job = await desk.jobs.submit(data, {"image": "colour"})
+        async with desk.worker():
+            with withheld(data / "red.png"):
+                while "cannot be read for now" not in caplog.text:
+                    await asyncio.sleep(0.02)
+            job = await desk.ended(job)
+        assert job.state == JobState.DONE
+        assert desk.ids("image") == ["f0", "f1"]
+        assert desk.jobs.problems(job.id) == []
+
+    play(story)
+
+
+def test_dead_letters_that_are_put_back_end_the_job_too(play: Play) -> None:
+    async def story(desk: Desk) -> None:
+        job = await desk.jobs.submit(films(desk.folder / "films", titles(2)), TEXT, chunk=3)
+        async with desk.worker(OtherEncoders()):
+            job = await desk.ended(job)
+        dead = desk.jobs.ledger.queue().dead
+        assert await dead.retry([letter.id for letter in await dead.newest()]) == 1
+        async with desk.worker():
+            while (await desk.jobs.get(job.id)).state != JobState.DONE:
+                await asyncio.sleep(0.02)
+
+    play(story)
+
+
+def test_a_worker_is_heard_of_while_it_works(play: Play) -> None:
+    async def story(desk: Desk) -> None:
+        assert await desk.jobs.ledger.workers() == 0
+        async with desk.worker():
+            while not await desk.jobs.ledger.workers():
+                await asyncio.sleep(0.01)
+        assert await desk.jobs.ledger.workers() == 0
+
+    play(story)
