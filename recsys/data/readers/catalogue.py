@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from recsys.data.dataset import ITEMS_SCHEMA
 from recsys.data.readers.blocks import Member, Meter
 from recsys.data.readers.delimited import is_list
+from recsys.data.readers.json_values import json_values
 from recsys.data.readers.rows import BadRows, BadSource, RowChecks, Rows
 from recsys.data.readers.tables import tables
 
@@ -20,8 +21,6 @@ YEAR = r"\((?P<year>\d{4})\)\s*$"
 
 TAG_SEPARATOR = "|"
 """What parts the tags of an item in CSV and TSV."""
-
-INTEGER, DECIMAL = r"^-?(0|[1-9]\d{0,17})$", r"^-?(0|[1-9]\d{0,17})(\.\d+)?$"
 
 TRUE, FALSE = ("true", "1", "yes"), ("false", "0", "no")
 
@@ -46,12 +45,12 @@ def read_catalogue(member: Member, bad: BadRows) -> pa.Table:
             "line": pa.array(rows.lines),
         }
         for name in ("title", "text", "image"):
-            if name in rows.columns:
+            if name in rows.table.column_names:
                 columns[name] = _texts(rows, name)
-        if "tags" in rows.columns:
+        if "tags" in rows.table.column_names:
             columns["tags"] = _tags(rows)
         columns["attributes"] = _attributes(rows, checks)
-        if "available" in rows.columns:
+        if "available" in rows.table.column_names:
             columns["available"] = _available(rows, checks)
         kept = checks.keep(columns)
         lines += kept["line"].to_pylist()
@@ -95,8 +94,8 @@ def films(
 ) -> pa.Table:
     """Films with a year in their titles and genres list<string>: the genres are the tags, the
     year an attribute, and the text says both for the encoders to read."""
-    years = pc.struct_field(pc.extract_regex(titles, YEAR), "year")
-    attributes = pc.binary_join_element_wise('{"year": ', years, "}", "")
+    years = pc.struct_field(pc.extract_regex(titles, YEAR), "year").cast(pa.int32())
+    attributes = pc.binary_join_element_wise('{"year": ', years.cast(pa.string()), "}", "")
     spoken = pc.binary_join(genres, ", ")
     text = pc.binary_join_element_wise(titles, spoken, ". ")
     columns = {
@@ -138,51 +137,32 @@ def _attributes(rows: Rows, checks: RowChecks) -> pa.Array:
     """JSON objects as text: what stands in columns of its own, and before it what stands in the
     column `attributes`, whether that came as text or as objects."""
     names = [name for name in rows.table.column_names if name not in ITEMS_SCHEMA.names]
-    columns = [_values(rows, name) for name in names]
+    columns = [json_values(rows.table[name].combine_chunks()) for name in names]
     objects: list[dict[str, Any]] = [
         {name: value for name, value in zip(names, row, strict=True) if value is not None}
         for row in (zip(*columns, strict=True) if columns else [()] * len(rows.table))
     ]
+    if "attributes" not in rows.table.column_names:
+        return _written(objects)
+    column = rows.table["attributes"]
     try:
-        if "attributes" in rows.columns:
-            given = [_as_object(value) for value in rows.table["attributes"].to_pylist()]
-            wrong = [isinstance(value, ValueError) for value in given]
-            checks.refuse("attributes", pa.array(wrong, pa.bool_()), "it is not a JSON object")
-            for one, value in zip(objects, given, strict=True):
-                one.update(value if isinstance(value, dict) else {})
-        texts = [orjson.dumps(each).decode() if each else None for each in objects]
+        given = [_as_object(value) for value in column.to_pylist()]
+        wrong = [isinstance(value, ValueError) for value in given]
+        checks.refuse("attributes", pa.array(wrong, pa.bool_()), "it is not a JSON object")
+        for one, value in zip(objects, given, strict=True):
+            one.update(value if isinstance(value, dict) else {})
+        return _written(objects)
     except (orjson.JSONEncodeError, UnicodeDecodeError) as error:
-        held = rows.table["attributes"].type
         raise BadSource(
-            f"{rows.source}: the column 'attributes' holds {held}, which cannot be written as "
-            f"JSON: {error}"
+            f"{rows.source}: the column 'attributes' holds {column.type}, which cannot be "
+            f"written as JSON: {error}"
         ) from None
-    return pa.array(texts, pa.string())
 
 
-def _values(rows: Rows, name: str) -> list[Any]:
-    """What a column's values are in JSON: times are text, numbers that are none are null; and
-    numbers written as text, where all of the column are, are numbers."""
-    column = rows.table[name].combine_chunks()
-    kind = column.type
-    if pa.types.is_temporal(kind):
-        column = column.cast(pa.string())
-    elif pa.types.is_decimal(kind):
-        column = column.cast(pa.float64())
-    elif pa.types.is_string(kind):
-        column = _numbers(pc.if_else(pc.equal(column, ""), None, column))
-    if pa.types.is_floating(column.type):
-        column = pc.if_else(pc.is_finite(column), column, None)
-    values: list[Any] = column.to_pylist()
-    return values
-
-
-def _numbers(column: pa.Array) -> pa.Array:
-    """A column of text as numbers if it is one of numbers; 007 is not, which is a name."""
-    for number, kind in ((INTEGER, pa.int64()), (DECIMAL, pa.float64())):
-        if pc.all(pc.match_substring_regex(column, number)).as_py():
-            return column.cast(kind)
-    return column
+def _written(objects: Sequence[dict[str, Any]]) -> pa.Array:
+    return pa.array(
+        [orjson.dumps(each).decode() if each else None for each in objects], pa.string()
+    )
 
 
 def _as_object(value: Any) -> dict[str, Any] | ValueError | None:

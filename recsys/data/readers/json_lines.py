@@ -16,6 +16,9 @@ from recsys.data.readers.blocks import Member, Meter, blocks
 from recsys.data.readers.delimited import NOT_UTF8, is_utf8
 from recsys.data.readers.rows import BadRows, Rows
 
+ATTRIBUTES = "attributes"
+"""The key of an object that takes what else a line holds."""
+
 SAMPLE = 1_000
 """Lines whose keys are the columns of a file, and whose values give the columns their types."""
 
@@ -29,9 +32,10 @@ EXACT = 2.0**53
 def json_lines(
     member: Member, wanted: Sequence[str], bad: BadRows, meter: Meter, *, others: bool = False
 ) -> Iterator[Rows]:
-    """The wanted columns of those there are; and all others, if asked for, that hold single values
-    or lists of them in the first lines.
+    """The wanted columns of those there are.
 
+    others: whether whatever else a line holds in single values, or lists of them, is put into the
+    object in its `attributes`, as the values that they are, unless it is there.
     A line that is no JSON object is malformed. A column holds single values, or lists of them, or
     objects, as its first value does, and a line with another of these is malformed; single values
     of several types are text.
@@ -40,11 +44,14 @@ def json_lines(
     columns: list[str] = []
     for line, block in blocks(member, meter):
         if schema is None:
-            columns, schema = _sampled(block, wanted, others)
+            columns, schema = _sampled(block, wanted)
             if not columns:  # no object at all: this names the first line, or counts them
                 _read_with_care(block, line, member, [], columns, bad)
                 schema = None
                 continue
+        if others:
+            yield _read_with_care(block, line, member, wanted, columns, bad, others=True)
+            continue
         n_lines = block.count(b"\n") + (not block.endswith(b"\n"))
         try:
             table = _read(block, schema)
@@ -65,20 +72,16 @@ def _read(block: bytes, schema: pa.Schema) -> pa.Table:
     )
 
 
-def _sampled(block: bytes, wanted: Sequence[str], others: bool) -> tuple[list[str], pa.Schema]:
-    """All keys of the first lines, and the types of those among them that are read."""
+def _sampled(block: bytes, wanted: Sequence[str]) -> tuple[list[str], pa.Schema]:
+    """All keys of the first lines, and the types of the wanted ones among them."""
     columns: dict[str, pa.DataType] = {}
-    nested: set[str] = set()
     for text in block.split(b"\n", SAMPLE)[:SAMPLE]:
         value = _object(text)
         if isinstance(value, dict):
             for name, field in value.items():
                 if columns.get(name) in (None, pa.null()):
                     columns[name] = _type_of(field)
-                if _kind(field) in (OBJECT, NESTED):
-                    nested.add(name)
-    read = [name for name in columns if name in wanted or (others and name not in nested)]
-    schema = [(name, columns[name]) for name in read]
+    schema = [(name, kind) for name, kind in columns.items() if name in wanted]
     return list(columns), pa.schema(schema)
 
 
@@ -113,15 +116,18 @@ def _read_with_care(
     names: Sequence[str],
     columns: Sequence[str],
     bad: BadRows,
+    *,
+    others: bool = False,
 ) -> Rows:
-    """Line by line, where Arrow could not read the block: malformed lines, types that change."""
+    """Line by line, where Arrow cannot read the block: malformed lines, types that change, keys
+    that are not known before."""
     rows, lines = [], []
     for line, text in enumerate(block.split(b"\n"), start=first_line):
         if not text.strip():
             continue
         value = _object(text)
         if isinstance(value, dict):
-            rows.append(value)
+            rows.append(_with_others(value, names) if others else value)
             lines.append(line)
             continue
         reason = "it is not a JSON object"
@@ -138,6 +144,19 @@ def _read_with_care(
                 good[row] = False
     table = pa.table(arrays).filter(pa.array(good))
     return Rows(table, np.array(lines, np.int64)[good], str(member), columns)
+
+
+def _with_others(line: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """The line with what it holds beside the names in its attributes, unless these are none."""
+    others = {
+        name: value
+        for name, value in line.items()
+        if name not in names and _kind(value) in (VALUE, LIST)
+    }
+    given = line.get(ATTRIBUTES) or {}
+    if isinstance(given, str):
+        given = _object(given.encode())
+    return line | {ATTRIBUTES: others | given} if isinstance(given, dict) else line
 
 
 def _column(values: list[Any]) -> tuple[pa.Array, dict[int, str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 from recsys.data.readers.blocks import Member, Meter, blocks, whole
 from recsys.data.readers.delimited import Format, decoded, is_list, is_utf8, parse
 from recsys.data.readers.json_lines import json_lines
+from recsys.data.readers.json_values import numbers_or_texts
 from recsys.data.readers.rows import BadRows, BadSource, Rows
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
@@ -35,7 +37,9 @@ def tables(
     """The wanted columns of those there are, a part at a time.
 
     multiline: whether fields of CSV and TSV may go over several lines; such a file is read whole.
-    others: whether all other columns are read too that hold single values or lists of them.
+    others: whether all else is read too that is single values or lists of them: other columns, as
+    numbers where all of a column of a `multiline` file is; and what else a line of JSON holds, into
+    the object in its `attributes`.
     """
     suffix = "." + member.name.rpartition(".")[2].lower()
     if suffix == ".parquet":
@@ -43,17 +47,17 @@ def tables(
     elif suffix in JSON_LINES:
         yield from json_lines(member, wanted, bad, meter, others=others)
     else:
-        columns = None if others else wanted
-        yield from _delimited(member, DELIMITERS[suffix], columns, bad, meter, multiline)
+        yield from _delimited(member, DELIMITERS[suffix], wanted, bad, meter, multiline, others)
 
 
 def _delimited(
     member: Member,
     delimiter: str,
-    wanted: Sequence[str] | None,
+    wanted: Sequence[str],
     bad: BadRows,
     meter: Meter,
     multiline: bool,
+    others: bool,
 ) -> Iterator[Rows]:
     form: Format | None = None
     for line, block in [(1, whole(member))] if multiline else blocks(member, meter):
@@ -62,7 +66,19 @@ def _delimited(
             form = Format(_header(head, delimiter, str(member)), delimiter, multiline=multiline)
             line += 1
         if block:
-            yield parse(block, line, str(member), form, bad, wanted)
+            rows = parse(block, line, str(member), form, bad, None if others else wanted)
+            yield replace(rows, table=_with_numbers(rows.table, wanted)) if others else rows
+
+
+def _with_numbers(table: pa.Table, texts: Sequence[str]) -> pa.Table:
+    """The table with all other columns than these as numbers, where they are."""
+    columns = {name: table[name].combine_chunks() for name in table.column_names}
+    return pa.table(
+        {
+            name: column if name in texts else numbers_or_texts(column)
+            for name, column in columns.items()
+        }
+    )
 
 
 def _header(line: bytes, delimiter: str, source: str) -> list[str]:

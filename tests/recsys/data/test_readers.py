@@ -72,6 +72,16 @@ def test_double_colon_files_are_read(tmp_path: Path) -> None:
     assert second["title"] == "20"
 
 
+def test_a_year_of_few_digits_is_a_number_too(tmp_path: Path) -> None:
+    source = tmp_path / "ml"
+    source.mkdir()
+    (source / "ratings.dat").write_text("1::10::5::978300760\n")
+    (source / "movies.dat").write_text("10::Vesuvius (0079)::Drama\n")
+    import_dataset(source, tmp_path / "out")
+    (film,) = Dataset.load(tmp_path / "out").catalogue.to_pylist()
+    assert film["attributes"] == '{"year": 79}'
+
+
 def test_a_zip_reads_as_its_folder_does(shared_data: Path, tmp_path: Path) -> None:
     archive = tmp_path / "ml-100k.zip"
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:

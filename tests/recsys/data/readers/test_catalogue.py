@@ -106,6 +106,40 @@ def test_columns_that_no_filter_could_ask_for_are_passed_over(tmp_path: Path) ->
     assert [item["attributes"] for item in read(lines)] == ['{"year":5}', None]
 
 
+def attributes(path: Path) -> list[dict[str, object]]:
+    return [orjson.loads(str(item["attributes"])) for item in read(path)]
+
+
+def test_a_price_is_the_number_that_it_is_written_as(tmp_path: Path) -> None:
+    price = pa.array([Decimal("19.99"), None])
+    weight = pa.array([0.1, float("nan")], pa.float32())
+    path = parquet(tmp_path, price=price, weight=weight, tiers=pa.array([[Decimal("0.3")], []]))
+    assert attributes(path) == [{"price": 19.99, "weight": 0.1, "tiers": [0.3]}, {"tiers": []}]
+
+
+def test_times_are_iso_8601_and_in_utc_where_they_have_a_zone(tmp_path: Path) -> None:
+    noon = dt.datetime(2024, 1, 31, 12)
+    paris = pa.array([noon, None], pa.timestamp("ns", tz="Europe/Paris"))
+    path = parquet(tmp_path, at=[noon, None], there=paris, all=[[noon], []])
+    told = {"at": "2024-01-31T12:00:00", "there": "2024-01-31T12:00:00Z"}
+    assert attributes(path) == [{**told, "all": ["2024-01-31T12:00:00"]}, {"all": []}]
+
+
+def test_text_stays_text_where_the_format_says_that_it_is(tmp_path: Path) -> None:
+    assert attributes(parquet(tmp_path, ean=["40", "41"])) == [{"ean": "40"}, {"ean": "41"}]
+    lines = tmp_path / "items.jsonl"
+    lines.write_text('{"item_id": 1, "ean": "40"}\n{"item_id": 2, "ean": 41}\n')
+    assert attributes(lines) == [{"ean": "40"}, {"ean": 41}]
+
+
+def test_what_a_line_of_json_holds_is_seen_however_late_it_comes(tmp_path: Path) -> None:
+    lines = tmp_path / "items.jsonl"
+    early = "".join(f'{{"item_id": {n}, "attributes": "{{}}"}}\n' for n in range(1500))
+    lines.write_text(early + '{"item_id": "x", "title": "Late", "on": true, "volt": 12}\n')
+    late = read(lines)[-1]
+    assert (late["title"], late["attributes"]) == ("Late", '{"on":true,"volt":12}')
+
+
 def test_only_the_id_is_needed_and_becomes_the_title(tmp_path: Path) -> None:
     (tmp_path / "items.csv").write_text("item_id\n7\n")
     (item,) = read(tmp_path / "items.csv")
