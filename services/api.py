@@ -152,6 +152,7 @@ def build_api(service: Service, catalogue: CatalogueService, jobs: Jobs) -> Fast
     @app.get("/readyz", tags=[HEALTH], summary="Whether requests can be answered")
     async def readyz() -> dict[str, str]:
         await service.models()
+        await catalogue.ready()
         return {"status": "ready"}
 
     @app.get("/", include_in_schema=False)

@@ -148,6 +148,11 @@ class CatalogueService:
             item = await self._engine.item(item_id)
         return _or_raise(item)
 
+    async def ready(self) -> None:
+        """Return once queries can be encoded; raises ServiceError where that is not now."""
+        async with deadline(self._deadline_ms):
+            await self._encoder.encode([])
+
     async def spaces(self) -> bytes:
         """The content spaces in service."""
         async with deadline(self._deadline_ms):

@@ -12,7 +12,7 @@ from services.active_models import ActiveModels
 from services.catalogue_service import Searched, Wanted, answer
 from services.item_schemas import ItemReply
 from services.live_follower import LiveFollower
-from services.problems import ServiceError
+from services.problems import ServiceError, Unavailable
 from services.query_encoder import QueryEncoder
 from services.reranker import Reranker
 from services.searcher import SearchQuery
@@ -82,10 +82,13 @@ class NearEncoder:
     def __init__(self, encoder: QueryEncoder, rerank_model: str | None = None) -> None:
         self._encoder = encoder
         self._reranker = Reranker(rerank_model)
+        self.away = False
 
     async def encode(
         self, batch: Sequence[Wanted]
     ) -> list[dict[str, NDArray[np.float32]] | ServiceError]:
+        if self.away:
+            raise Unavailable("no replica is there yet")
         return self._encoder.encode(batch)
 
     async def rerank(self, text: str, found: Sequence[str]) -> list[float] | ServiceError:

@@ -82,9 +82,10 @@ class Shop:
         self.embedder = LiveEmbedder(self.items, self.spaces, self.encoders, Roots([]))
         engine = Near(self.models, LiveFollower(self.items, self.models))
         histories = HistoryStore(self.redis, namespace, max_items=100, ttl_s=60)
+        self.near_encoder = NearEncoder(self.encoder, rerank_model)
         catalogue = CatalogueService(
             engine,
-            NearEncoder(self.encoder, rerank_model),
+            self.near_encoder,
             self.items,
             NamedPictures([str(self.pictures)]),
             micro_batch=16,
@@ -150,6 +151,13 @@ def reading_shop(
 
 
 NEW = {"item_id": "new", "title": "Comet", "text": "a comet strikes", "tags": ["disaster"]}
+
+
+def test_the_service_is_not_ready_before_queries_can_be_encoded(shop: Shop) -> None:
+    shop.near_encoder.away = True
+    assert shop("GET", "/readyz").status_code == 503
+    shop.near_encoder.away = False
+    assert shop("GET", "/readyz").status_code == 200
 
 
 def test_a_search_by_words_answers_with_ranks_and_versions(shop: Shop) -> None:
