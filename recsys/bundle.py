@@ -24,7 +24,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from infra.storage import atomic_folder
-from recsys.data.vocabulary import Vocabulary
+from recsys.data.vocabulary import UNKNOWN, Vocabulary
 from recsys.evaluation.protocol import Learnt
 from recsys.evaluation.report import Report
 from recsys.models.catalog import KINDS, kind_of
@@ -165,6 +165,13 @@ class Bundle:
     def version(self) -> str:
         """In a registry, its version."""
         return self.folder.name
+
+    def never_learnt(self, ids: Sequence[str] | pa.Array | pa.ChunkedArray) -> NDArray[np.bool_]:
+        """Bool[n]: which of the items stand in no training history, be they in its catalogue or
+        not; what vector the model has of such a one says nothing of it."""
+        rows = self.items.rows(ids)
+        new: NDArray[np.bool_] = (rows == UNKNOWN) | (self.popularity[rows] == 0)
+        return new
 
     @classmethod
     def open(cls, folder: Path, verify: bool = True) -> Bundle:

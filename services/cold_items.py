@@ -1,7 +1,8 @@
 """Cold items: what a model never learnt, made recommendable by what its items are.
 
-A bridge maps the vectors of an item's contents, and its tags, into the model's space. It was fitted
-to one version of the model and to the encoders of some spaces, and serves those alone.
+These are the items that came after the model's training and those that were in its catalogue but in
+no history. A bridge maps the vectors of an item's contents and its tags into the model's space. It
+was fitted to one version of the model and to the encoders of some spaces, and serves those alone.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ class ColdShelf:
     """Cold items, and who of them may come."""
 
     shelf: Shelf
+    rows: NDArray[np.int64]
+    """Int64[M], the row that each has in the model's bundle too; UNKNOWN where it has none."""
+
     available: NDArray[np.bool_]
     """Bool[M]."""
 
@@ -86,10 +90,10 @@ class ColdItems:
         self, bundle: Bundle, bridge: BridgeBundle, spaces: Mapping[str, ContentBundle]
     ) -> None:
         """The bridge is of the bundle and of the spaces: see `bridges_to`."""
-        self._learnt = bundle.items
-        self._learnt_in = bundle.manifest.kind
+        self._bundle = bundle
         self._bridge = bridge
         self._main = self._bridged([spaces[name] for name in bridge.fingerprints])
+        self._rows = bundle.items.rows([] if self._main is None else self._main.ids)
 
     @staticmethod
     def bridges_to(
@@ -101,8 +105,11 @@ class ColdItems:
             for name, fingerprint in bridge.fingerprints.items()
         )
 
-    def under(self, live: LiveCatalogue) -> list[ColdShelf]:
-        """The cold items of the main indexes, and the live ones."""
+    def under(self, live: LiveCatalogue, may: NDArray[np.bool_]) -> list[ColdShelf]:
+        """The cold items of the main indexes, and the live ones.
+
+        may: Bool[N], the rows of the bundle that may be found; an item must be available by all
+        that is said of it."""
         found: list[ColdShelf] = []
         added = self._bridged_live(live)
         if self._main is not None:
@@ -110,15 +117,27 @@ class ColdItems:
             available = self._main.available(overlay)
             if added is not None:  # what was embedded anew comes from there and not from here
                 available[self._main.known(added.ids.to_pylist())] = False
-            found.append(ColdShelf(self._main, available, overlay, self._learnt_in))
+            found.append(self._laid(self._main, self._rows, available, overlay, may))
         if added is not None:
+            rows = self._bundle.items.rows(added.ids.to_pylist())
             overlay = live.over(added.items)
-            found.append(ColdShelf(added, added.rules.available, overlay, self._learnt_in))
+            found.append(self._laid(added, rows, added.rules.available, overlay, may))
         return found
+
+    def _laid(
+        self,
+        shelf: Shelf,
+        rows: NDArray[np.int64],
+        available: NDArray[np.bool_],
+        overlay: Overlay,
+        may: NDArray[np.bool_],
+    ) -> ColdShelf:
+        available = available & ((rows == UNKNOWN) | may[rows])
+        return ColdShelf(shelf, rows, available, overlay, self._bundle.manifest.kind)
 
     def _bridged(self, spaces: list[ContentBundle]) -> Shelf | None:
         first = spaces[0]
-        cold = self._learnt.rows(first.items.to_arrow()) == UNKNOWN
+        cold = self._bundle.never_learnt(first.items.to_arrow())
         rows = [np.flatnonzero(cold)]
         for other in spaces[1:]:
             at = other.items.rows(first.items.to_arrow().take(pa.array(rows[0])))
@@ -134,7 +153,7 @@ class ColdItems:
         if len(found) < len(shelves):
             return None
         first = found[0]
-        cold = self._learnt.rows(first.ids.to_pylist()) == UNKNOWN
+        cold = self._bundle.never_learnt(first.ids.to_pylist())
         ids = Vocabulary(first.ids.filter(pa.array(cold)))
         at = np.stack([shelf.items.rows(ids.to_arrow()) for shelf in found])
         at = at[:, (at != UNKNOWN).all(axis=0)]

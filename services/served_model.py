@@ -1,8 +1,8 @@
 """A model in service: histories in, what it recommends out, with all that lies over its bundle.
 
-Beside the bundle's own items it recommends items that it never learnt, if a bridge gives them
-vectors of its space by their contents (`cold_items.py`); and what was put or deleted since is laid
-over both. What the model cannot answer is answered by what resembles the history's items in a
+Items that it never learnt, be they in the bundle's catalogue or not, have the vectors that a bridge
+gives them by their contents, where there is one (`cold_items.py`); what was put or deleted since is
+laid over all. What the model cannot answer is answered by what resembles the history's items in a
 content space, where one knows them, else from popularity, which is a space of one dimension; the
 reply says so.
 """
@@ -92,9 +92,14 @@ class ServedModel:
         self._live: LiveCatalogue = live
         self._overlay = live.over(self._main.items)
         self._may = self._main.available(self._overlay)
-        self._available = None if self._may.all() else self._may
-        self._cold = [] if self.cold is None else self.cold.under(live)
-        self._size = self._n + sum(len(cold.shelf) for cold in self._cold)
+        self._cold = [] if self.cold is None else self.cold.under(live, self._may)
+        self._bridged = np.zeros(self._n, np.bool_)  # what the bundle has too, but never learnt
+        self._size = self._n
+        for cold in self._cold:
+            inside = cold.rows != UNKNOWN
+            self._bridged[cold.rows[inside]] = True
+            self._size += int((~inside).sum())
+        self._learnt = self._may & ~self._bridged
 
     def check_k(self, k: int | None) -> None:
         """Raises Invalid where k is not from 1 to the number of items."""
@@ -145,18 +150,24 @@ class ServedModel:
         sizes = [self.size(query.request.k) for query in queries]
         candidates = [
             Candidates.of(
-                self._main, self._may, query.request, sizes[i], histories[i], passes[i][0]
+                self._main,
+                self._learnt if told[i] else self._may,
+                query.request,
+                sizes[i],
+                histories[i],
+                passes[i][0],
             )
             for i, query in enumerate(queries)
         ]
         near = {i: self._near(queries[i]) for i in np.flatnonzero(~told).tolist()}
         rankings: dict[int, Ranking] = {}
-        for answering, index, inputs in (
-            (np.flatnonzero(told), self.bundle.index, vectors),
-            (np.flatnonzero(~told), self._popularity, np.ones((len(queries), 1), np.float32)),
+        ones = np.ones((len(queries), 1), np.float32)
+        for answering, index, inputs, may in (
+            (np.flatnonzero(told), self.bundle.index, vectors, self._learnt),
+            (np.flatnonzero(~told), self._popularity, ones, self._may),
         ):
             wanted = {i: candidates[i] for i in answering.tolist()}
-            rankings.update(search(index, inputs, wanted, self._available))
+            rankings.update(search(index, inputs, wanted, None if may.all() else may))
         spaces = [self.bundle.manifest.kind if t else POPULARITY for t in told.tolist()]
         items = self._items([(rankings[i], space) for i, space in enumerate(spaces)])
         for at, cold in enumerate(self._cold, 1):
@@ -181,14 +192,14 @@ class ServedModel:
     def similar(self, item_id: str, k: int) -> SimilarReply:
         """The k items most similar to one, by the cosine of their vectors, in one exact pass.
 
-        One that the model never learnt is compared by its contents, where a space knows it.
+        One that the model never learnt is compared by its contents, where a space knows it. Bridged
+        vectors are for queries: all were moved one way to get their share, so their cosines with
+        learnt ones say nothing, and they are not among what is found.
         Raises UnknownItem.
         """
         row = int(self.bundle.items.rows([item_id])[0])
-        if row == UNKNOWN or self._live.is_gone(item_id):
+        if row == UNKNOWN or self._bridged[row] or self._live.is_gone(item_id):
             return self._similar_in_content(item_id, k)
-        may = self._may.copy()
-        may[row] = False
         fallback = None
         space = self.bundle.manifest.kind
         vectors = self.bundle.vectors
@@ -199,11 +210,14 @@ class ServedModel:
             )
             fallback = Fallback(reason=FallbackReason.UNTOLD_ITEM, detail=detail)
             space = POPULARITY
+            may = self._may.copy()
+            may[row] = False
             ones = np.ones((1, 1), np.float32)
             found = self._popularity.search(ones, k, may)
             scores, rows = cut(found[0][0], found[1][0], k)
         else:
-            may &= self._lengths > 0
+            may = self._learnt & (self._lengths > 0)
+            may[row] = False
             at = np.flatnonzero(may)
             cosines = (vectors @ vectors[row])[at] / (self._lengths[at] * self._lengths[row])
             best = np.lexsort((at, -cosines))[:k]

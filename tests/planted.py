@@ -25,7 +25,7 @@ class Planted:
     """90 items of three genres, and 240 users who each keep to one genre.
 
     Item `comedy-0` .. `western-29`, each with its genre as a tag; the lower its number, the more
-    often it is touched. `drama-3` is not available, and nobody touched `western-29`.
+    often it is touched, and nobody touched the last of each genre. `drama-3` is not available.
     """
 
     histories: Histories
