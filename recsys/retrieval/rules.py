@@ -69,8 +69,8 @@ class Rules:
     def mask(self, conditions: Mapping[str, Condition]) -> NDArray[np.bool_]:
         """Bool[N]: the rows whose attributes, by name, meet all of the conditions.
 
-        Raises BadCondition naming an attribute that no item has, or one that is compared with a
-        type of value that it has in no item.
+        Raises BadCondition naming an attribute that no item has, or one that is compared with no
+        value of a type that it has in any item.
         """
         mask = np.ones(len(self.available), np.bool_)
         for name, condition in conditions.items():
@@ -89,22 +89,26 @@ class Rules:
             told = f"they have {', '.join(known[:SHOWN])}{more}" if known else "they have none"
             raise BadCondition(f"no item has an attribute {name!r} to compare; {told}")
 
-        def of(value: Value) -> _Column:
-            column = sorts.get(SORTS[type(value)])
-            if column is None:
+        def of(*values: Value) -> list[tuple[_Column, Value]]:
+            """Each value with the column of its sort. No item has one of a sort without a column,
+            but items may have the others."""
+            found = [(sorts[s], value) for value in values if (s := SORTS[type(value)]) in sorts]
+            if not found:
                 raise BadCondition(
                     f"the attribute {name!r} is a {' or '.join(sorted(sorts))}, and is compared "
-                    f"with the {SORTS[type(value)]} {value!r}"
+                    f"with the {SORTS[type(values[0])]} {values[0]!r}"
                 )
-            return column
+            return found
 
         if condition.eq is not None:
-            yield of(condition.eq).equal(condition.eq)
+            [(column, value)] = of(condition.eq)
+            yield column.equal(value)
         if condition.one_of is not None:
-            yield np.concatenate([of(value).equal(value) for value in condition.one_of])
+            yield np.concatenate([column.equal(one) for column, one in of(*condition.one_of)])
         bounds = condition.bounds()
         if bounds:
-            yield of(bounds[0]).between(condition)
+            [(column, _)] = of(bounds[0])
+            yield column.between(condition)
 
     def _invert(self, tags: pa.ListArray) -> None:
         """From the tags of each row to the rows of each tag, end to end."""

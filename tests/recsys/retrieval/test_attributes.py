@@ -138,7 +138,7 @@ def test_an_attribute_that_no_item_has_is_refused_with_those_there_are() -> None
         ("price", Condition(eq="50"), "'price' is a number, and is compared with the string '50'"),
         ("price", Condition(eq=True), "compared with the boolean True"),
         ("colour", Condition(lt=3), "'colour' is a string, and is compared with the number 3"),
-        ("new", Condition(one_of=[True, 1]), "'new' is a boolean, .* the number 1"),
+        ("new", Condition(one_of=[1, "x"]), "'new' is a boolean, .* the number 1"),
     ],
 )
 def test_a_value_of_a_type_that_the_attribute_never_has_is_refused(
@@ -146,6 +146,10 @@ def test_a_value_of_a_type_that_the_attribute_never_has_is_refused(
 ) -> None:
     with pytest.raises(BadCondition, match=told):
         shoes(**{name: condition})
+
+
+def test_values_of_a_type_that_the_attribute_never_has_leave_the_others_to_be_met() -> None:
+    assert shoes(price=Condition(one_of=["50", 50, True])) == [0]
 
 
 def test_a_condition_that_says_nothing_sensible_is_refused() -> None:
