@@ -31,6 +31,7 @@ QUERIES = 500
 KS = (10, 50)
 
 _SCORES_AT_ONCE = 2**24
+"""Of targets with all items; those of their users are as many at most."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def bridge(
     left_out[rows] = fitted.left_out
     asked = _about(split.test, np.isin(np.arange(len(left_out)), rows) & (bundle.popularity > 0))
     reports = [
-        _measured(bundle, vectors, asked, split.protocol) for vectors in (left_out, bundle.vectors)
+        measured(bundle, vectors, asked, split.protocol) for vectors in (left_out, bundle.vectors)
     ]
     version = bridges.add(
         bundle.name,
@@ -144,30 +145,31 @@ def _about(holdout: Holdout, items: NDArray[np.bool_]) -> Holdout:
     return Holdout(holdout.users[some], holdout.histories.take(some), targets)
 
 
-def _measured(
-    bundle: Bundle, vectors: NDArray[np.float32], asked: Holdout, protocol: str
-) -> Report:
-    """Recall where each target alone, one by one, has its vector of `vectors` instead of the one
-    that the model learnt."""
+def measured(bundle: Bundle, vectors: NDArray[np.float32], asked: Holdout, protocol: str) -> Report:
+    """Recall where each target alone, one by one, has its vector of `vectors` Float32[N, D] instead
+    of the one that the model learnt.
+
+    protocol: the split's name, as the report shall state it. Memory beside the vectors is bounded,
+    however many targets a user has. Raises RecsysError where nobody is asked.
+    """
     n_users, n_items = len(asked.users), len(vectors)
     if n_users == 0:
         raise RecsysError(f"no event held out of {bundle.name} is of an item that has content")
     places = []
+    user_of = asked.targets.rows()
     at_once = max(1, _SCORES_AT_ONCE // n_items)
-    for start in range(0, n_users, at_once):
-        stop = min(start + at_once, n_users)
-        histories, targets = asked.histories.slice(start, stop), asked.targets.slice(start, stop)
+    for start in range(0, len(user_of), at_once):
+        item = asked.targets.items[start : start + at_once]
+        users, user = np.unique(user_of[start : start + at_once], return_inverse=True)
+        histories = asked.histories.take(users)
         queries = bundle.model.query_vectors(histories)
         scores = queries @ bundle.vectors.T
         scores[histories.rows(), histories.items] = -np.inf
-        user, item = targets.rows(), targets.items
         own = np.einsum("td,td->t", queries[user], vectors[item])
         better = (scores[user] > own[:, None]).sum(axis=1)
         places.append(better - (scores[user, item] > own))
     place, per_user = np.concatenate(places), asked.targets.lengths
-    recalls = np.stack(
-        [np.bincount(asked.targets.rows(), place < k, n_users) / per_user for k in KS], axis=1
-    )
+    recalls = np.stack([np.bincount(user_of, place < k, n_users) / per_user for k in KS], axis=1)
     low, high = bootstrap(recalls)
     return Report(
         metrics={

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +12,12 @@ import pytest
 from numpy.typing import NDArray
 
 from infra.errors import RecsysError
-from recsys.bridging import Bridged, bridge
+from recsys import bridging
+from recsys.bridging import Bridged, bridge, measured
 from recsys.content_bundle import ContentBundle
 from recsys.data.dataset import Dataset
+from recsys.data.histories import Histories
+from recsys.data.split import Holdout
 from recsys.registry import Bridges
 from recsys.retrieval.bridge import NoBridge
 from tests.genres import N_ITEMS, World, genre_tags, seal_space, world_in
@@ -127,6 +131,36 @@ def test_a_tag_that_no_learnt_item_bears_is_none_of_a_bridge(
     told = space(tmp_path, noise, np.arange(N_ITEMS), tags=pa.array(tags))
     made = bridge(bridges, replace(noise.model, popularity=touched), [told], noise.dataset)
     assert "unheard" not in bridges.manifest("ials", made.version).tags
+
+
+@pytest.fixture(scope="module")
+def busy() -> Holdout:
+    """300 users with 150 targets each, as a temporal split may leave them."""
+    mixed = [np.random.default_rng(user).permutation(N_ITEMS) for user in range(300)]
+    return Holdout(
+        users=np.arange(300),
+        histories=Histories.of([items[:5] for items in mixed]),
+        targets=Histories.of([items[5:155] for items in mixed]),
+    )
+
+
+def test_users_of_many_targets_are_measured_in_bounded_memory(
+    world: World, busy: Holdout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bridging, "_SCORES_AT_ONCE", 2**16)
+    tracemalloc.start()
+    measured(world.model, world.model.vectors, busy, "temporal")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 300 * 150 * N_ITEMS * 4 / 2  # half of all scores
+
+
+def test_how_many_targets_are_measured_at_once_changes_nothing(
+    world: World, busy: Holdout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = measured(world.model, world.model.vectors, busy, "temporal")
+    monkeypatch.setattr(bridging, "_SCORES_AT_ONCE", 7 * N_ITEMS)
+    assert measured(world.model, world.model.vectors, busy, "temporal") == whole
 
 
 def test_other_data_than_the_model_learnt_is_refused(
