@@ -8,7 +8,7 @@ weighted reciprocal rank. Pure: nothing changes between calls.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -192,7 +192,7 @@ class Searcher:
                 else:
                     rankings[name] = ranking
         if not rankings:
-            raise refusals[0] if refusals else self._nothing(request)
+            raise refusals[0] if refusals else self._nothing(request, list(weights), known)
         versions = {name: self._spaces[name].bundle.version for name in rankings}
         if request.popularity:
             rankings[POPULARITY] = self._popularity.ranked(list(rankings.values()))
@@ -223,16 +223,26 @@ class Searcher:
             raise UnknownSpace(f"there is no space {name!r} in service; {has}")
         return space
 
-    def _nothing(self, request: SearchRequest) -> ServiceError:
+    def _nothing(
+        self, request: SearchRequest, searched: Sequence[str], known: Set[str]
+    ) -> ServiceError:
+        """Why none of the spaces searched has a direction to search in."""
         given = [name for name in ("text", "picture", "like") if getattr(request, name)]
-        message = f"no space in service can answer by {' and '.join(given)}"
-        if request.like and not (request.text or request.picture):
-            message = "no space in service knows any of these items"
-            return UnknownItem(f"like: {message}")
-        spaces = ", ".join(self._spaces)
-        return Invalid(
-            f"{message}; there are {spaces}", [FieldError(field=given[0], message=message)]
-        )
+        by, spaces = " and ".join(given), ", ".join(searched)
+        asked = any(self._spaces[name].asked(request) for name in searched)
+        if asked or not known.isdisjoint(request.like):
+            message = f"the vectors of {by} cancel each other out; leave some of it out"
+            return Invalid(
+                f"{given[-1]}: {message}", [FieldError(field=given[-1], message=message)]
+            )
+        if given == ["like"]:
+            gone = [item_id for item_id in request.like if self.live.is_gone(item_id)]
+            deleted = f"; deleted: {', '.join(gone)}" if gone else ""
+            return UnknownItem(
+                f"like: no space searched ({spaces}) knows any of these items{deleted}"
+            )
+        message = f"no space searched ({spaces}) can answer by {by}"
+        return Invalid(message, [FieldError(field=given[0], message=message)])
 
     def _fused(
         self, rankings: Mapping[str, Ranking], weights: Mapping[str, float], k: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,24 @@ def test_unknown_examples_are_named(searcher: Searcher) -> None:
 
 
 def test_examples_that_nobody_knows_alone_are_refused(searcher: Searcher) -> None:
-    assert isinstance(refused(searcher, query(like=["nobody"])), UnknownItem)
+    error = refused(searcher, query(like=["nobody"]))
+    assert isinstance(error, UnknownItem)
+    assert str(error) == "like: no space searched (text) knows any of these items"
+
+
+def test_examples_that_were_deleted_are_said_to_be(searcher: Searcher) -> None:
+    error = refused(searcher.over(live(gone("space-0"))), query(like=["nobody", "space-0"]))
+    assert isinstance(error, UnknownItem)
+    assert str(error).endswith("knows any of these items; deleted: space-0")
+
+
+def test_examples_that_cancel_out_are_not_said_to_be_unknown(searcher: Searcher) -> None:
+    one, two = put("one", "rocket"), put("two", "rocket")
+    away = replace(two.vectors["text"], vector=-two.vectors["text"].vector)
+    opposite = replace(two, vectors={"text": away})
+    error = refused(searcher.over(live(one, opposite)), query(like=["one", "two"]))
+    assert isinstance(error, Invalid)
+    assert "the vectors of like cancel each other out" in str(error)
 
 
 def test_filters_leave_what_passes_them(searcher: Searcher) -> None:
