@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -123,7 +124,8 @@ class CatalogueService:
         """What is found; raises ServiceError."""
         async with deadline(request.deadline_ms or self._deadline_ms):
             depth = RERANKED if request.rerank else 0
-            answer = await self._answer(request, depth)
+            async with self._picture(request) as picture:
+                answer = await self._answer(request, picture, depth)
             if not request.rerank or request.text is None:
                 return answer.reply
             scores = _or_raise(await self._encoder.rerank(request.text, answer.texts))
@@ -158,8 +160,7 @@ class CatalogueService:
         async with deadline(self._deadline_ms):
             return await self._engine.spaces()
 
-    async def _answer(self, request: SearchRequest, depth: int) -> Answer:
-        picture = await self._picture(request)
+    async def _answer(self, request: SearchRequest, picture: bytes | None, depth: int) -> Answer:
         encoded: dict[str, NDArray[np.float32]] = {}
         by = self._trusted(request)
         while True:
@@ -172,10 +173,16 @@ class CatalogueService:
             until = time.monotonic() + TRUSTED_S
             self._encoders.update({encoder.space: (encoder, until) for encoder in by})
 
-    async def _picture(self, request: SearchRequest) -> bytes | None:
-        if request.picture is None or request.picture.uri is None:
-            return None if request.picture is None else request.picture.data()
-        return await self._pictures.read(request.picture.uri)
+    @asynccontextmanager
+    async def _picture(self, request: SearchRequest) -> AsyncIterator[bytes | None]:
+        """What is to be encoded of the request's picture."""
+        if request.picture is None:
+            yield None
+        elif request.picture.uri is None:
+            yield request.picture.data()
+        else:
+            async with self._pictures.read(request.picture.uri) as picture:
+                yield picture
 
     def _trusted(self, request: SearchRequest) -> tuple[SpaceEncoder, ...]:
         """The encoders that the request will be encoded by, if it may be taken that nothing was

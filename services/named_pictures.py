@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 
 from encoders.picture import MAX_BYTES
 from infra.roots import BadRoot, Roots, Unreached, Unreadable
-from services.problems import Invalid, Unavailable
+from services.problems import Invalid, Overloaded, Unavailable
 from services.schemas import FieldError
+
+MOST = 16
+"""Pictures in memory at a time, of MAX_BYTES each at most: a request that names one is tiny."""
+
+READERS = 4
+"""Threads that read them: a root that hangs takes none that others need."""
 
 
 class NamedPictures:
@@ -21,10 +29,20 @@ class NamedPictures:
         self._given = roots
         self._roots: Roots | None = None
         self._lock = threading.Lock()
+        self._readers = ThreadPoolExecutor(READERS, "pictures")
+        self._held = 0
 
-    async def read(self, uri: str) -> bytes:
-        """The picture's file; raises Invalid, or Unavailable where it cannot be read for now."""
-        return await asyncio.to_thread(self._read, uri)
+    @asynccontextmanager
+    async def read(self, uri: str) -> AsyncIterator[bytes]:
+        """The picture's file, for as long as the block needs it; raises Invalid, Unavailable where
+        it cannot be read for now, and Overloaded."""
+        if self._held >= MOST:
+            raise Overloaded(f"{MOST} searches by a named picture are under way; try again")
+        self._held += 1
+        try:
+            yield await asyncio.get_running_loop().run_in_executor(self._readers, self._read, uri)
+        finally:
+            self._held -= 1
 
     def _read(self, uri: str) -> bytes:
         try:

@@ -32,6 +32,11 @@ KEPT_S = 60.0
 is asked for."""
 
 
+RETRY_S = 10.0
+"""Seconds until it is tried again to load what could not be loaded: trying costs everybody whose
+query is in the same batch the time that it takes."""
+
+
 class QueryEncoder:
     """Encodes by the encoders that it is asked for, each loaded when that is first done."""
 
@@ -39,6 +44,7 @@ class QueryEncoder:
         self._spaces = spaces
         self._encoders = encoders
         self._held: dict[SpaceEncoder, tuple[Encoder[Any], float]] = {}  # and when last asked for
+        self._failed: dict[SpaceEncoder, tuple[RecsysError, float]] = {}  # and until when
         self._lock = threading.Lock()
 
     def warm(self) -> None:
@@ -59,14 +65,22 @@ class QueryEncoder:
         """The encoder, loaded and held from now on; raises OtherEncoder and what opening raises."""
         with self._lock:
             held = self._held.get(wanted)
-        if held is None:
-            named = wanted.space, wanted.model, wanted.fingerprint
-            encoder = encoder_of(self._encoders, *named)
-        else:
-            encoder = held[0]
+        encoder = self._opened(wanted) if held is None else held[0]
         with self._lock:
             self._held[wanted] = encoder, time.monotonic()
         return encoder
+
+    def _opened(self, wanted: SpaceEncoder) -> Encoder[Any]:
+        with self._lock:
+            error, until = self._failed.get(wanted, (None, 0.0))
+        if error is not None and time.monotonic() < until:
+            raise error
+        try:
+            return encoder_of(self._encoders, wanted.space, wanted.model, wanted.fingerprint)
+        except RecsysError as failure:
+            with self._lock:
+                self._failed[wanted] = failure, time.monotonic() + RETRY_S
+            raise
 
     def encode(
         self, batch: Sequence[Wanted]

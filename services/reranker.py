@@ -64,23 +64,33 @@ class Reranker:
         return scores
 
     def _cross_encoder(self, model: str) -> CrossEncoder:
-        """It, loaded by the first who asks; raises Unavailable."""
+        """It, loaded by the first who asks; raises Unavailable, also to who asks meanwhile: waiting
+        would take the threads that other searches need."""
+        if self._loaded is not None:
+            return self._loaded
+        if not self._lock.acquire(blocking=False):
+            raise Unavailable(f"the cross-encoder {model} is being loaded; try again")
+        try:
+            if self._loaded is None:
+                self._loaded = self._opened(model)
+            return self._loaded
+        finally:
+            self._lock.release()
+
+    def _opened(self, model: str) -> CrossEncoder:
         from encoders.cross_encoder import CrossEncoder
 
-        with self._lock:
-            if self._loaded is None:
-                if time.monotonic() < self._not_before:
-                    raise Unavailable(self._failure)
-                try:
-                    self._loaded = CrossEncoder.open(model, device=best_device())
-                except Exception as error:  # whatever it is, other searches need to go on
-                    self._not_before = time.monotonic() + RETRY_S
-                    self._failure = (
-                        f"the cross-encoder {model} (RECSYS_RERANK_MODEL) cannot be loaded: "
-                        f"{_told(error)}; search without rerank"
-                    )
-                    raise Unavailable(self._failure) from error
-            return self._loaded
+        if time.monotonic() < self._not_before:
+            raise Unavailable(self._failure)
+        try:
+            return CrossEncoder.open(model, device=best_device())
+        except Exception as error:  # whatever it is, other searches need to go on
+            self._not_before = time.monotonic() + RETRY_S
+            self._failure = (
+                f"the cross-encoder {model} (RECSYS_RERANK_MODEL) cannot be loaded: "
+                f"{_told(error)}; search without rerank"
+            )
+            raise Unavailable(self._failure) from error
 
 
 def _told(error: Exception) -> str:

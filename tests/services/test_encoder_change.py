@@ -110,6 +110,7 @@ def deployment(
     for module in (active_models, encoders_ahead):
         monkeypatch.setattr(module, "WATCH_S", 0.05)
     monkeypatch.setattr(encoders_ahead, "RETRY_S", 0.1)
+    monkeypatch.setattr(query_encoder, "RETRY_S", 0.1)
     spaces = add_space(tmp_path / "spaces", OLD, films())
     return Deployment(registry, spaces, redis_url, namespace)
 
@@ -202,3 +203,15 @@ def test_an_encoder_is_let_go_of_once_nobody_asks_for_it(
         assert isinstance(answer, dict)
         assert list(answer) == [by.fingerprint]
     assert deployment.encoders.opened == [OLD.name, NEW.name, NEW.name, OLD.name]
+
+
+def test_an_encoder_that_cannot_be_loaded_costs_one_batch_its_time_and_not_every_one(
+    tmp_path: Path,
+) -> None:
+    encoders = SlowEncoders()
+    encoders.missing.add(NEW.name)
+    encoder = QueryEncoder(Spaces(tmp_path), encoders)
+    missing = Wanted("rocket", None, (SpaceEncoder("text", NEW.name, NEW.fingerprint),))
+    answers = [encoder.encode([missing]) for _ in range(3)]
+    assert all(isinstance(answer, ServiceError) for [answer] in answers)
+    assert encoders.opened == [NEW.name]

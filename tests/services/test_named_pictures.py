@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
-from services.named_pictures import NamedPictures
-from services.problems import Invalid, Unavailable
+from services.named_pictures import MOST, NamedPictures
+from services.problems import Invalid, Overloaded, Unavailable
 
 
 def read(uri: str, *roots: Path) -> bytes:
-    return asyncio.run(NamedPictures([str(root) for root in roots]).read(uri))
+    async def held() -> bytes:
+        async with NamedPictures([str(root) for root in roots]).read(uri) as picture:
+            return picture
+
+    return asyncio.run(held())
 
 
 @pytest.fixture
@@ -58,3 +63,17 @@ def test_nothing_is_fetched(root: Path) -> None:
 def test_a_root_that_is_not_there_is_told_when_it_is_needed(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match="is no folder"):
         read("red.png", tmp_path / "nowhere")
+
+
+def test_only_so_many_are_held_at_a_time(root: Path) -> None:
+    async def ask() -> bytes:
+        pictures = NamedPictures([str(root)])
+        async with AsyncExitStack() as held:
+            for _ in range(MOST):
+                await held.enter_async_context(pictures.read("red.png"))
+            with pytest.raises(Overloaded):
+                await held.enter_async_context(pictures.read("red.png"))
+        async with pictures.read("red.png") as picture:
+            return picture
+
+    assert asyncio.run(ask()) == b"red"

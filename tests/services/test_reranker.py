@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -39,6 +42,30 @@ def test_one_that_is_not_there_is_told_to_whoever_asks_for_it(
     assert isinstance(answer, Unavailable)
     assert "no model" in answer.message
     assert "RECSYS_RERANK_MODEL" in answer.message
+
+
+def test_who_asks_while_it_is_loaded_is_told_so_at_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loading, loaded = threading.Event(), threading.Event()
+    open_ = CrossEncoder.open
+
+    def slowly(*arguments: Any, **options: Any) -> CrossEncoder:
+        loading.set()
+        assert loaded.wait(30)
+        return open_(*arguments, **options)
+
+    monkeypatch.setattr(CrossEncoder, "open", slowly)
+    ranker = Reranker(str(folder))
+    with ThreadPoolExecutor(1) as pool:
+        warming = pool.submit(ranker.warm)
+        assert loading.wait(30)
+        answer = ranker.rerank("red", ["a red sea"])
+        loaded.set()
+        warming.result()
+    assert isinstance(answer, Unavailable)
+    assert "is being loaded" in answer.message
+    assert isinstance(ranker.rerank("red", ["a red sea"]), list)
 
 
 def test_one_that_is_mended_is_loaded_after_a_while(

@@ -137,7 +137,7 @@ def _attributes(rows: Rows, checks: RowChecks) -> pa.Array:
     """JSON objects as text: what stands in columns of its own, and before it what stands in the
     column `attributes`, whether that came as text or as objects."""
     names = [name for name in rows.table.column_names if name not in ITEMS_SCHEMA.names]
-    columns = [json_values(rows.table[name].combine_chunks()) for name in names]
+    columns = [_values(rows, name) for name in names]
     objects: list[dict[str, Any]] = [
         {name: value for name, value in zip(names, row, strict=True) if value is not None}
         for row in (zip(*columns, strict=True) if columns else [()] * len(rows.table))
@@ -155,6 +155,17 @@ def _attributes(rows: Rows, checks: RowChecks) -> pa.Array:
     except (orjson.JSONEncodeError, UnicodeDecodeError) as error:
         raise BadSource(
             f"{rows.source}: the column 'attributes' holds {column.type}, which cannot be "
+            f"written as JSON: {error}"
+        ) from None
+
+
+def _values(rows: Rows, name: str) -> list[Any]:
+    column = rows.table[name].combine_chunks()
+    try:
+        return json_values(column)
+    except (pa.ArrowException, ValueError, OverflowError) as error:
+        raise BadSource(
+            f"{rows.source}: the column {name!r} holds {column.type}, of which something cannot be "
             f"written as JSON: {error}"
         ) from None
 

@@ -234,6 +234,12 @@ def test_attributes_that_json_does_not_have_are_refused(tmp_path: Path, values: 
         read(path)
 
 
+def test_a_day_that_no_calendar_has_is_refused_by_its_column(tmp_path: Path) -> None:
+    path = parquet(tmp_path, made=pa.array([10_000_000, 0], pa.date32()))
+    with pytest.raises(BadSource, match=r"items\.parquet: the column 'made' holds date32"):
+        read(path)
+
+
 def test_columns_of_parquet_with_one_name_are_refused(tmp_path: Path) -> None:
     ids = pa.array(["tea"])
     table = pa.Table.from_arrays([ids, ids], ["item_id", "item_id"])
