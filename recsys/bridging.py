@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from infra.errors import RecsysError
@@ -45,6 +46,10 @@ class Bridged:
 
     learnt: Report
     """Where each target has the vector that the model learnt: what no bridge can reach."""
+
+    without_content: int
+    """The items that the model never learnt, and that lack the content of one of the spaces or
+    more: it goes on without them."""
 
 
 def bridge(
@@ -94,7 +99,8 @@ def bridge(
             cost={"wall_s": seconds},
         ),
     )
-    return Bridged(version, *reports)
+    as_if_new, as_learnt = reports
+    return Bridged(version, as_if_new, as_learnt, _without_content(bundle, spaces))
 
 
 def learn(
@@ -134,6 +140,15 @@ def _joined(
     tags = spaces[0].catalogue["tags"].take(pa.array(at[0][rows]))
     columns = common_tags(tags.filter(pa.array(bundle.popularity[rows] > 0)))
     return rows, with_tags(vectors, tags, columns), columns
+
+
+def _without_content(bundle: Bundle, spaces: Sequence[ContentBundle]) -> int:
+    """Of the items of the model and of all spaces, those never learnt that some space lacks."""
+    ids = [each.to_arrow() for each in (bundle.items, *(space.items for space in spaces))]
+    new = pc.unique(pa.concat_arrays(ids))
+    new = new.filter(pa.array(bundle.never_learnt(new)))
+    lacking = np.any([space.items.rows(new) == UNKNOWN for space in spaces], axis=0)
+    return int(lacking.sum())
 
 
 def _about(holdout: Holdout, items: NDArray[np.bool_]) -> Holdout:

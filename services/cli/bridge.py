@@ -40,7 +40,10 @@ def fit_(
     data: Annotated[Path, typer.Option(help="The Dataset that the model was trained on.")],
     content: Annotated[
         list[str] | None,
-        typer.Option(help="A content space in service; give it repeatedly to join several."),
+        typer.Option(
+            help="A content space in service; give it repeatedly to join several, for the items "
+            "that have all of them."
+        ),
     ] = None,
     activate: Annotated[bool, typer.Option(help="Put the new bridge into service.")] = True,
     as_json: AsJson = False,
@@ -52,6 +55,9 @@ def fit_(
     the queries with the item among others, so a really new item finds it a little harder.
 
     Where the items have tags, the bridge is from those as well as from the spaces.
+
+    It serves the items without events that have a content in every one of the spaces: one from
+    text and image never recommends a new item without a picture. How many lack one is said.
 
       recsys bridge fit sasrec --data ./films
       recsys bridge fit ials --data ./films --content text --content image
@@ -71,6 +77,7 @@ def fit_(
         print_json(
             {"name": model, "version": made.version, "active": activate}
             | {"left_out": made.left_out.to_dict(), "learnt": made.learnt.to_dict()}
+            | {"without_content": made.without_content}
             | {"manifest": manifest.model_dump(mode="json")}
         )
         return
@@ -81,6 +88,13 @@ def fit_(
         f"{state}.",
         markup=False,
     )
+    if made.without_content:
+        lacking = " or ".join(part.space for part in manifest.parts)
+        count = f"{made.without_content:,}"
+        out.print(
+            f"Items without events that it leaves out, for they have no {lacking}: {count}.",
+            markup=False,
+        )
 
 
 def _told(bridges: Bridges, name: str, version: str) -> dict[str, object]:

@@ -133,6 +133,19 @@ def test_a_tag_that_no_learnt_item_bears_is_none_of_a_bridge(
     assert "unheard" not in bridges.manifest("ials", made.version).tags
 
 
+def test_new_items_that_lack_a_content_are_counted(
+    world: World, bridges: Bridges, tmp_path: Path
+) -> None:
+    touched = np.array(world.model.popularity)
+    assert touched.all()
+    touched[[3, 7]] = 0
+    text = space(tmp_path, world, np.arange(N_ITEMS - 50))
+    image = space(tmp_path, world, np.arange(5, N_ITEMS), "image")
+    model = replace(world.model, popularity=touched)
+    assert bridge(bridges, model, [text], world.dataset).without_content == 0
+    assert bridge(bridges, model, [text, image], world.dataset).without_content == 1
+
+
 @pytest.fixture(scope="module")
 def busy() -> Holdout:
     """300 users with 150 targets each, as a temporal split may leave them."""
