@@ -29,7 +29,7 @@ from services.schemas import DEFAULT_K, FieldError, Recommendation, SimilarReply
 from services.search_schemas import Found, SearchReply, SearchRequest, SpaceRank, SpacesReply
 
 DEPTH = 100
-"""Each space ranks at least so many items before the rankings are merged."""
+"""Each space ranks at least so many items, with the examples, before the rankings are merged."""
 
 POPULAR_DEPTH = 200
 """The same where popularity ranks them too: it finds among more."""
@@ -176,7 +176,8 @@ class Searcher:
         if unencoded:
             return Unencoded(tuple(unencoded))
         examples = [*request.like, *request.unlike]
-        depth = max(k, POPULAR_DEPTH if request.popularity else DEPTH)
+        # Examples lie among the nearest and are left out: with them a ranking is as deep as others.
+        depth = max(k, (POPULAR_DEPTH if request.popularity else DEPTH) - len(examples))
         rankings: dict[str, Ranking] = {}
         refusals: list[Invalid] = []
         known: set[str] = set()

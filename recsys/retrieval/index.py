@@ -254,9 +254,13 @@ class Index:
         """
         if allowed == len(self):
             return [depth for depth in self._settings if depth >= k]
-        need = (k + 2 * math.sqrt(k) + 2) * len(self) / allowed  # about two deviations more
+        share = allowed / len(self)
         work = self.description.get("work", {})
-        return [depth for depth in self._settings if depth >= need and work[str(depth)] < allowed]
+        return [
+            depth
+            for depth in self._settings
+            if _surely(depth, share) >= k - 0.5 and work[str(depth)] < allowed
+        ]
 
     def _search(
         self,
@@ -312,6 +316,12 @@ class Index:
             raise ValueError(f"queries must be Float32[B, {self.dimension}], not {queries.shape}")
         _check_finite(queries, "query")
         return np.ascontiguousarray(queries, np.float32)
+
+
+def _surely(depth: int, share: float) -> float:
+    """How many of so many results are allowed at least, if a share of all is, drawn at random: two
+    deviations below the mean. Where a few rows are not allowed, that is hardly below `depth`."""
+    return depth * share - 2 * math.sqrt(depth * share * (1 - share))
 
 
 def _check_finite(vectors: NDArray[np.float32], noun: str) -> None:

@@ -142,7 +142,7 @@ def test_the_promised_recall_is_kept_at_every_k(
     assert recall(approximate, queries, k) >= PROMISED - LUCK
 
 
-@pytest.mark.parametrize("share", [0.9, 0.5, 0.1, 0.01, 0.0005])
+@pytest.mark.parametrize("share", [0.9999, 0.99, 0.9, 0.5, 0.1, 0.01, 0.0005])
 def test_the_promised_recall_is_kept_whatever_share_is_allowed(
     approximate: Index, queries: Vectors, share: float
 ) -> None:
@@ -185,6 +185,29 @@ def test_a_disallowed_row_is_never_returned_and_there_are_as_many_as_may_be(
     assert np.all(rows[:, found:] == NO_ROW) and np.all(scores[:, found:] == -np.inf)
     assert np.all(np.diff(scores[:, :found], axis=1) <= 0)
     assert all(len(set(row[:found])) == found for row in rows)
+
+
+@pytest.mark.parametrize("k", [10, 100])
+def test_a_disallowed_row_that_would_not_be_found_changes_no_answer(
+    approximate: Index, queries: Vectors, k: int
+) -> None:
+    scores, rows = approximate.search(queries, k)
+    allow = np.ones(N_ITEMS, np.bool_)
+    allow[np.setdiff1d(np.arange(N_ITEMS), rows)[0]] = False
+    masked_scores, masked_rows = approximate.search(queries, k, allow)
+    np.testing.assert_array_equal(masked_scores, scores)
+    np.testing.assert_array_equal(masked_rows, rows)
+
+
+@pytest.mark.parametrize("k", [10, 100])
+def test_where_the_best_row_is_disallowed_the_next_ones_are_found(
+    approximate: Index, queries: Vectors, k: int
+) -> None:
+    for query in queries[:20]:
+        allow = np.ones(N_ITEMS, np.bool_)
+        allow[approximate.search(query[None], 1)[1]] = False
+        assert NO_ROW not in approximate.search(query[None], k, allow)[1]
+        assert recall(approximate, query[None], k, allow) >= 0.8
 
 
 def test_scores_are_inner_products_with_the_vectors_themselves(
