@@ -28,7 +28,7 @@ from recsys.retrieval.approximation import (
     Setting,
     vectors_of,
 )
-from recsys.retrieval.tuning import DEPTHS, fastest, measure_truth
+from recsys.retrieval.tuning import DEPTHS, can_show, fastest, measure_truth
 
 Kind = Literal["auto", "exact", "hnsw", "ivf_sq8", "ivf_pq"]
 
@@ -105,7 +105,7 @@ class Index:
 
         recall: the promised recall against exact search, at 10 results and at as many more as a
         setting reaches it for (beyond, the search is exact); the lower end of the measured 95 %
-        confidence interval keeps it.
+        confidence interval keeps it, for which 0.95 takes 60 queries at least and 0.99 takes 300.
         queries: Float32[Q, D] to measure it with, such as the query vectors of held-out
         histories; without them, vectors of the index drawn by `seed`. Those find themselves, and
         the promise is then not one to queries that lie between items, as histories' do.
@@ -139,6 +139,9 @@ class Index:
             return exact._because(f"no recall can be measured: all {measured_with} are zero")
         if n < APPROXIMABLE:
             return exact._because(f"there are fewer than {APPROXIMABLE:,} vectors")
+        measured_with = f"{len(queries)} {measured_with}"
+        if not can_show(recall, len(queries)):
+            return exact._because(f"a recall of {recall} cannot be shown with {measured_with}")
         truth = measure_truth(exact._search_all, queries, n, seed)
         names = [kind] if kind != "auto" else list(APPROXIMATIONS)
         if kind == "auto" and n > GRAPH_MOST:
@@ -147,7 +150,6 @@ class Index:
             each for name in names for each in APPROXIMATIONS[name].build(flat, seed, progress)
         )
         best, tried = fastest(built, truth, recall)
-        measured_with = f"{len(queries)} {measured_with}"
         if best is None:
             return exact._because(
                 f"with less work than exact search, none of {', '.join(tried)} reached a "

@@ -194,8 +194,18 @@ class _Trials:
         return share
 
 
+def can_show(recall: float, n: int) -> bool:
+    """Whether n queries can show a recall at all: if the best are found for each of them."""
+    return _interval(np.ones(n))[0] >= recall
+
+
 def _interval(hits: NDArray[np.float64]) -> tuple[float, float]:
-    """Of the mean, with 95 % confidence."""
+    """Of the mean, with 95 % confidence.
+
+    As if for one query more nothing was found: hits that are all 1 have no deviation, and say the
+    less of other queries the fewer they are.
+    """
+    hits = np.append(hits, 0.0)
     deviation = CONFIDENCE * float(hits.std()) / math.sqrt(len(hits))
     return float(hits.mean()) - deviation, float(hits.mean()) + deviation
 

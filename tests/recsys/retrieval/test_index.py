@@ -260,10 +260,20 @@ def test_vectors_of_any_dimension_can_be_indexed(kind: Kind, dim: int) -> None:
 
 def test_a_promise_that_none_keeps_faster_makes_the_index_exact() -> None:
     random = np.random.default_rng(0).standard_normal((4_000, 128)).astype(np.float32)
-    index = Index.build(random, recall=1.0, exact_below=1_000)
+    index = Index.build(random, recall=0.997, exact_below=1_000)
     assert index.description["type"] == "exact"
-    assert all(said in index.description["why"] for said in (*KINDS, "recall@10 of 1.0"))
+    assert all(said in index.description["why"] for said in (*KINDS, "recall@10 of 0.997"))
     assert recall(index, random[:50] * 0.5, 10) == 1
+
+
+@pytest.mark.parametrize(("promised", "few"), [(0.95, 20), (0.99, 200), (1.0, 1000)])
+def test_a_promise_that_so_few_queries_cannot_show_makes_the_index_exact(
+    clustered: Vectors, near: Vectors, promised: float, few: int
+) -> None:
+    index = Index.build(clustered[:5000], kind="ivf_sq8", recall=promised, queries=near[:few])
+    assert index.description["type"] == "exact"
+    told = f"a recall of {promised} cannot be shown with {few} given queries"
+    assert index.description["why"] == told
 
 
 def test_few_vectors_are_searched_exactly(clustered: Vectors) -> None:
