@@ -41,6 +41,11 @@ class Condition(RequestBody):
 
     @model_validator(mode="after")
     def _compares(self) -> Self:
+        if not self.model_dump(exclude_none=True):
+            names = [field.alias or name for name, field in type(self).model_fields.items()]
+            raise ValueError(
+                f"a condition compares with nothing; give a value to one of {', '.join(names)}"
+            )
         self.rule()
         return self
 

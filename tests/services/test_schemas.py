@@ -57,7 +57,7 @@ def test_a_wrong_field_is_named(body: dict[str, Any], field: str) -> None:
 @pytest.mark.parametrize(
     ("condition", "told"),
     [
-        (b"{}", "compares with nothing"),
+        (b"{}", "compares with nothing; give a value to one of eq, in, gte, gt, lte, lt"),
         (b"null", "compares with nothing"),
         (b'{"gte": null}', "compares with nothing"),
         (b'{"gte": NaN}', "NaN"),
