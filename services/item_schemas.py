@@ -27,15 +27,16 @@ def _storable(value: Any) -> Any:
     return value
 
 
-AttributeValue = Annotated[
+SingleValue = Annotated[
     StrictBool
     | StrictInt
     | Annotated[StrictFloat, Field(allow_inf_nan=False)]
-    | Annotated[str, Field(max_length=1000)]
-    | list[Annotated[str, Field(max_length=1000)]],
+    | Annotated[str, Field(max_length=1000)],
     AfterValidator(_storable),
 ]
-"""A number, a truth value, a text or a list of texts."""
+
+AttributeValue = SingleValue | list[SingleValue]
+"""A number, a truth value, a text or a list of them."""
 
 
 def _text(text: str) -> str:
@@ -66,7 +67,7 @@ class Item(RequestBody):
 
     tags: list[Name] = Field([], max_length=100)
     attributes: dict[AttributeName, AttributeValue] = Field({}, max_length=100)
-    """What filters may ask for: numbers, truth values, texts, lists of texts."""
+    """What filters may ask for: numbers, truth values, texts, lists of them."""
 
     available: StrictBool = True
     """Whether it may be recommended and found."""

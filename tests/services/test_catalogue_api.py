@@ -299,6 +299,8 @@ def test_a_search_that_cannot_be_is_refused_by_its_field(
         ({"item_id": "x", "title": "x", "attributes": {"a": {"b": 1}}}, "items.0.attributes.a"),
         ({"item_id": "x", "title": "x", "attributes": {"n": 2**63}}, "items.0.attributes.n"),
         ({"item_id": "x", "title": "x", "attributes": {"n": -(2**70)}}, "items.0.attributes.n"),
+        ({"item_id": "x", "title": "x", "attributes": {"l": [1, 2**63]}}, "items.0.attributes.l"),
+        ({"item_id": "x", "title": "x", "attributes": {"l": [[1]]}}, "items.0.attributes.l"),
         ({"item_id": "x", "title": "x", "attributes": {"l": ["y" * 1000] * 300}}, "items.0"),
         ({"item_id": "x", "title": "x", "colour": "red"}, "items.0.colour"),
     ],

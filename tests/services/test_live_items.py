@@ -14,12 +14,16 @@ from services.live_item import Embedding, LiveVector
 from services.problems import Overloaded
 from tests.shop import Shop, item
 
+ATTRIBUTES = {"year": 2026, "cast": ["A", "B"], "sizes": [42, 42.5, "L", True], "none": []}
+
 
 def test_what_is_put_is_kept_as_it_was_said(shop: Shop) -> None:
-    said = item(tags=["disaster"], attributes={"year": 2026, "cast": ["A", "B"]}, available=False)
+    said = item(tags=["disaster"], attributes=ATTRIBUTES, available=False)
     number = shop.put(said)
     entry = shop.one("new")
     assert (entry.item, entry.number, entry.put) == (said, number, number)
+    assert entry.item is not None
+    assert repr(entry.item.attributes) == repr(ATTRIBUTES)
     assert entry.states == {"text": ItemState.PENDING, "image": ItemState.PENDING}
 
 
