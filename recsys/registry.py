@@ -161,7 +161,10 @@ class Versions(ABC, Generic[AnyBundle]):
         many steps back lead to; returns them.
 
         Who has one open goes on with it: its files are mapped or read, and stay until then.
+        Raises ValueError if keep is less than 1.
         """
+        if keep < 1:
+            raise ValueError(f"keep must be at least 1, not {keep}")
         with self._lock(name):
             pointer = self._pointer(name)
             steps = [] if pointer is None else [*pointer.before[-keep:], pointer.version]

@@ -206,6 +206,12 @@ def test_pruning_keeps_the_newest_versions(registry: Registry) -> None:
     }
 
 
+def test_pruning_that_would_keep_no_version_is_refused(registry: Registry) -> None:
+    activated(registry, 2)
+    with pytest.raises(ValueError, match="keep must be at least 1, not 0"):
+        registry.prune("ials", 0)
+
+
 def test_pruning_keeps_the_active_version_and_those_that_a_rollback_leads_to(
     registry: Registry,
 ) -> None:
