@@ -119,10 +119,10 @@ class Index:
         """
         if vectors.ndim != 2 or 0 in vectors.shape:
             raise ValueError(f"vectors must be Float32[N, D] and not empty, not {vectors.shape}")
-        _check_finite(vectors, "vector")
+        vectors = _finite(vectors, "vector")
         n, d = vectors.shape
         flat = faiss.IndexFlatIP(d)
-        flat.add(np.ascontiguousarray(vectors, np.float32))
+        flat.add(vectors)
         asked = {"promised": recall, "exact_below": exact_below, "kind": kind}
         exact = cls(flat, None, {"type": "exact", "n": n, "d": d} | asked)
         if kind == "exact" or (kind == "auto" and n < exact_below):
@@ -316,8 +316,7 @@ class Index:
     def _checked(self, queries: NDArray[np.float32]) -> NDArray[np.float32]:
         if queries.ndim != 2 or queries.shape[1] != self.dimension:
             raise ValueError(f"queries must be Float32[B, {self.dimension}], not {queries.shape}")
-        _check_finite(queries, "query")
-        return np.ascontiguousarray(queries, np.float32)
+        return _finite(queries, "query")
 
 
 def _surely(depth: int, share: float) -> float:
@@ -326,11 +325,15 @@ def _surely(depth: int, share: float) -> float:
     return depth * share - 2 * math.sqrt(depth * share * (1 - share))
 
 
-def _check_finite(vectors: NDArray[np.float32], noun: str) -> None:
+def _finite(vectors: NDArray[np.float32], noun: str) -> NDArray[np.float32]:
+    """Them as FAISS takes them; finite as such, though they may come as doubles."""
+    with np.errstate(over="ignore"):
+        vectors = np.ascontiguousarray(vectors, np.float32)
     finite = np.isfinite(vectors)
     if not finite.all():
         first = int(np.argmin(finite.all(axis=1)))
-        raise ValueError(f"{noun} {first} holds a value that is not finite")
+        raise ValueError(f"{noun} {first} holds a value that is not finite in single precision")
+    return vectors
 
 
 def _sorted(scores: NDArray[np.float32], rows: NDArray[np.int64]) -> Found:

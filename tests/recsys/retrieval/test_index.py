@@ -362,6 +362,11 @@ def test_what_cannot_be_searched_is_named() -> None:
         index.search(query, 1, np.ones(4, np.bool_))
     with pytest.raises(ValueError, match="vector 1 holds a value that is not finite"):
         Index.build(np.array([[0], [np.inf]], np.float32))
+    doubles = np.array([[0, 0, 0], [0, 0, 0], [0, 1e300, 0]])
+    with pytest.raises(ValueError, match="vector 2 holds a value that is not finite"):
+        Index.build(doubles)
+    with pytest.raises(ValueError, match="query 2 holds a value that is not finite"):
+        index.search(doubles, 1)
     with pytest.raises(ValueError, match="not empty"):
         Index.build(np.empty((0, 3), np.float32))
 
