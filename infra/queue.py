@@ -46,7 +46,7 @@ from infra.message import (
     problem,
 )
 from infra.publisher import SLICE_S, full, published
-from infra.redis import AsyncRedis, reaching
+from infra.redis import AsyncRedis, RedisUnavailable, reaching
 
 logger = logging.getLogger(__name__)
 
@@ -97,8 +97,9 @@ class Queue:
         """max_backlog: UNBOUNDED where nobody would ask again for what is refused.
         lifetime: of messages that were published without a deadline; they have none if it is
         None.
-        on_bury: called before a message goes to the dead letters, and once more if it fails or
-        its process dies over it.
+        on_bury: called before a message goes to the dead letters, and again where it raised
+        RedisUnavailable or its process died over it. Over anything else that it raises, which is
+        logged, the message goes there all the same, with the reason as it stands.
         """
         self.dead = DeadLetters(redis, stream)
 
@@ -326,7 +327,12 @@ class Queue:
         )
         reply = problem(title, status, f"the message cannot be answered: {reason}")
         if self._on_bury is not None and isinstance(what, Message):
-            reason = await self._on_bury(what.body, reason)
+            try:
+                reason = await self._on_bury(what.body, reason)
+            except RedisUnavailable:
+                raise
+            except Exception:  # whatever it is, the message must not come back, nor end the reader
+                logger.exception("who wants to know that %s is buried failed over it", what.id)
         await self._bury_script(
             keys=[self._stream, self.dead.key, reply_to or self._stream],
             args=[

@@ -16,7 +16,7 @@ from infra.dead_letters import MOST_BYTES
 from infra.message import Lifetime
 from infra.publisher import Publisher, QueueFull
 from infra.queue import OnBury, Queue
-from infra.redis import AsyncRedis, connect, connect_async
+from infra.redis import AsyncRedis, RedisUnavailable, connect, connect_async
 
 VISIBILITY_S = 0.2
 
@@ -211,6 +211,56 @@ def test_who_wants_to_know_is_told_of_what_killed_its_workers(
 
     tell(story)
     assert told == [(b"deadly", "2 workers gave up on it")]
+
+
+def test_a_message_is_buried_though_who_wants_to_know_fails_over_it(
+    tell: Callable[[Story], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def on_bury(body: bytes, reason: str) -> str:
+        raise KeyError(body)
+
+    async def story(desk: Desk) -> None:
+        await desk.queue.publish(b"poison")
+        queue = desk.another(on_bury=on_bury)
+        for _ in range(2):
+            while not (held := await queue.read("w1", 10, 10)):
+                pass
+            await queue.give_back("w1", held[0], "no request", 0)
+        (letter,) = await queue.dead.newest()
+        assert (letter.reason, letter.deliveries) == ("no request", 2)
+        assert await desk.redis.xlen(desk.stream) == 0
+
+    tell(story)
+    assert "KeyError" in caplog.text
+
+
+def test_a_message_is_not_buried_before_redis_could_be_told(
+    tell: Callable[[Story], None],
+) -> None:
+    there = False
+
+    async def on_bury(body: bytes, reason: str) -> str:
+        if not there:
+            raise RedisUnavailable("not now")
+        return f"{reason}, which was told"
+
+    async def story(desk: Desk) -> None:
+        nonlocal there
+        await desk.queue.publish(b"poison")
+        queue = desk.another(on_bury=on_bury)
+        (held,) = await queue.read("w1", 10, 10)
+        await queue.give_back("w1", held, "first", 0)
+        while not (again := await queue.read("w1", 10, 10)):
+            pass
+        with pytest.raises(RedisUnavailable):
+            await queue.give_back("w1", again[0], "second", 0)
+        assert await queue.dead.newest() == []
+        there = True
+        await queue.give_back("w1", again[0], "second", 0)
+        (letter,) = await queue.dead.newest()
+        assert letter.reason == "second, which was told"
+
+    tell(story)
 
 
 def test_an_expired_message_is_dropped_and_counted(tell: Callable[[Story], None]) -> None:

@@ -138,6 +138,23 @@ def test_dead_letters_that_are_put_back_end_the_job_too(play: Play) -> None:
     play(story)
 
 
+@pytest.mark.parametrize(
+    "body",
+    ['{"job": "JOB", "chunk": -1}', '{"job": "JOB", "chunk": 99999999999}', "[]", "{}", "junk"],
+)
+def test_a_message_that_names_no_chunk_is_buried_and_the_job_goes_on(play: Play, body: str) -> None:
+    async def story(desk: Desk) -> None:
+        job = await desk.jobs.submit(films(desk.folder / "films", titles(6)), TEXT, chunk=3)
+        await desk.redis.xadd(desk.stream, {"body": body.replace("JOB", job.id)})
+        async with desk.worker():
+            assert (await desk.ended(job)).state == JobState.DONE
+            await desk.emptied()
+        (letter,) = await desk.jobs.ledger.queue().dead.newest()
+        assert letter.deliveries == 2
+
+    play(story)
+
+
 def test_a_worker_is_heard_of_while_it_works(play: Play) -> None:
     async def story(desk: Desk) -> None:
         assert await desk.jobs.ledger.workers() == 0

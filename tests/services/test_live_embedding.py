@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from PIL import Image
 
+from infra.queue import Queue
 from infra.roots import Unreached
 from services import live_embedding
+from services.consumer import Consumer
 from services.item_schemas import ItemState
 from tests.films import add_pictures, picture
 from tests.shop import Shop, item
@@ -121,3 +125,32 @@ def test_an_item_whose_new_content_was_given_up_is_found_by_the_old_one(shop: Sh
     shop.put(item(text="a pudding cools"))
     shop.run(shop.embedder.give_up(shop.bodies()[-1], "the model cannot be loaded"))
     assert shop.found("comet strikes")[0] == "new"
+
+
+def test_a_space_that_is_damaged_ends_no_worker(shop: Shop) -> None:
+    """Who embeds the catalogue anew, which repairs it, needs one."""
+    [manifest] = shop.spaces.root.glob("text/*/manifest.json")
+    manifest.write_text("junk")
+    shop.put(item())
+    queue = Queue(
+        shop.redis,
+        shop.items.stream,
+        visibility_timeout_s=0.2,
+        max_deliveries=2,
+        max_backlog=10,
+        reply_ttl_s=1,
+        on_bury=shop.embedder.give_up,
+    )
+
+    async def work() -> None:
+        stop = asyncio.Event()
+        consumer = Consumer(queue, shop.embedder.answer, micro_batch=8, visibility_timeout_s=0.2)
+        async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+            group.create_task(consumer.run(stop))
+            while not await queue.dead.newest():
+                await asyncio.sleep(0.02)
+            stop.set()
+
+    shop.run(work())
+    [letter] = shop.run(queue.dead.newest())
+    assert "manifest.json" in letter.reason
