@@ -31,6 +31,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -161,22 +162,45 @@ def at_recall(sweep: Sequence[dict[str, float]], recall: float, way: str) -> flo
     return float(np.exp(np.interp(recall, recalls, logs, left=np.nan, right=np.nan)))
 
 
-def filtered(index: Index, exact: Index, data: Data) -> list[tuple[str, float, float, float]]:
-    """By what is allowed: recall, and the rates of both, one query at a time."""
+@dataclass(frozen=True, eq=False)
+class Filter:
+    """What a filter allows, and what is found through it."""
+
+    name: str
+    allow: NDArray[np.bool_]
+    scores: Vectors
+    """Float32[QUERIES, K], of an exact search."""
+
+    rate: float
+    """Of exact searches, one query at a time."""
+
+
+def filters(exact: Index, data: Data) -> list[Filter]:
     random = np.random.default_rng(1)
-    masks = {f"{share:.0%} of the items": random.random(len(index)) < share for share in SHARES}
+    masks = {f"{share:.0%} of the items": random.random(len(exact)) < share for share in SHARES}
     n_clusters = int(data.clusters.max()) + 1
     for share in SHARES:
         masks[f"{share:.0%} of the clusters"] = data.clusters < share * n_clusters
-    few = data.queries[:EXACT_QUERIES]
     found = []
     for name, allow in masks.items():
-        true = exact.search(few, K, allow)[0][:, -1:]
-        recall = np.mean(index.search(few, K, allow)[0] >= true - 1e-5 * np.abs(true))
-        ours = rates(partial(index.search, k=K, allow=allow), few)["one"]
-        theirs = rates(partial(exact.search, k=K, allow=allow), few[:20])["one"]
-        found.append((name, float(recall), ours, theirs))
+        scores, _ = exact.search(data.queries, K, allow)
+        one = rates(partial(exact.search, k=K, allow=allow), data.queries[:20])["one"]
+        found.append(Filter(name, allow, scores, one))
     return found
+
+
+def filtered(index: Index, through: Filter, data: Data) -> tuple[float, float]:
+    """Recall over all queries, and the rate, one query at a time."""
+    ours = rates(partial(index.search, k=K, allow=through.allow), data.queries[:EXACT_QUERIES])
+    return recall(index, data.queries, through.scores, through.allow), ours["one"]
+
+
+def recall(
+    index: Index, queries: Vectors, scores: Vectors, allow: NDArray[np.bool_] | None = None
+) -> float:
+    """scores: Float32[Q, K], those of the true best."""
+    least = scores[:, -1:] - 1e-5 * np.abs(scores[:, -1:])
+    return float(np.mean(index.search(queries, K, allow)[0] >= least))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -222,11 +246,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 sweep = peer.search()
                 before = sweeps.get(library, sweep)
                 sweeps[library] = [better(a, b) for a, b in zip(sweep, before, strict=True)]
-    least = true_scores[:, -1:] - 1e-5 * np.abs(true_scores[:, -1:])
-    recalls = {
-        kind: float(np.mean(index.search(data.queries, K)[0] >= least))
-        for kind, index in ours.items()
-    }
+    recalls = {kind: recall(index, data.queries, true_scores) for kind, index in ours.items()}
     for way, title in (("one", "one query at a time"), ("batch", f"a batch of {QUERIES}")):
         table = _table(title, "", "recall", "queries/s", "to exact", *(f"to {p}" for p in sweeps))
         table.add_row("exact", "1", f"{exact_best[way]:,.0f}", "1")
@@ -247,9 +267,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             table.add_row(library, str(beam), *shown)
     console.print(table)
     table = _table("filtered, one at a time", "", "allowed", "recall", "queries/s", "exact/s")
+    with console.status("searching through filters"):
+        through = filters(exact, data)
     for kind, index in ours.items():
-        for name, recall, mine, theirs in filtered(index, exact, data):
-            table.add_row(kind, name, f"{recall:.4f}", f"{mine:,.0f}", f"{theirs:,.0f}")
+        for each in through:
+            kept, mine = filtered(index, each, data)
+            table.add_row(kind, each.name, f"{kept:.4f}", f"{mine:,.0f}", f"{each.rate:,.0f}")
     console.print(table)
     for kind, index in ours.items():
         console.print(f"{kind:9} {index.description}", soft_wrap=True)
