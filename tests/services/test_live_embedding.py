@@ -144,7 +144,9 @@ def test_a_space_that_is_damaged_ends_no_worker(shop: Shop) -> None:
 
     async def work() -> None:
         stop = asyncio.Event()
-        consumer = Consumer(queue, shop.embedder.answer, micro_batch=8, visibility_timeout_s=0.2)
+        consumer = Consumer(
+            queue, shop.embedder.answer, micro_batch=8, visibility_timeout_s=0.2, back_off_s=0.1
+        )
         async with asyncio.timeout(30), asyncio.TaskGroup() as group:
             group.create_task(consumer.run(stop))
             while not await queue.dead.newest():
