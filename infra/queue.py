@@ -21,7 +21,8 @@ two workers that hold the same message only the first to finish gives the reply.
 too often, or cannot be read at all, goes to the dead letters, `<stream>:dead`, with the reason,
 and its caller gets a problem document (RFC 9457). What was read before is given out by itself, one
 message at a time: so a message that kills its workers is buried alone. `give_back` is for a worker
-that could not do a message and lives: it is tried again after a while of the worker's choice.
+that could not do a message and lives: it is tried again after a while of the worker's choice; and
+`postpone` for one that has not tried it.
 """
 
 from __future__ import annotations
@@ -197,11 +198,15 @@ class Queue:
         """
         with reaching(self._redis):
             if message.deliveries < self._max_deliveries:
-                idle_ms = max(0, self._visibility_ms - int(1000 * delay_s))
-                args = [self._group, consumer, message.id, idle_ms]
-                await self._put_back(keys=[self._stream], args=args)
+                await self._leave(consumer, message, message.deliveries, delay_s)
             elif await self.renew(consumer, [message]):
                 await self._bury(message, message.reply_to, reason, "Not answered", 500)
+
+    async def postpone(self, consumer: str, message: Message, delay_s: float) -> None:
+        """As `give_back` of a message that was not tried: it may be done as often as one likes.
+        Raises RedisUnavailable."""
+        with reaching(self._redis):
+            await self._leave(consumer, message, message.deliveries - 1, delay_s)
 
     async def finish(self, replies: Sequence[tuple[Message, bytes | None]]) -> int:
         """Remove the messages and give their replies; returns how many were still to be finished.
@@ -246,6 +251,13 @@ class Queue:
         found = [Entry(id_, fields, 1) for _, entries in streams or () for id_, fields in entries]
         self._behind = len(found) == count
         return found
+
+    async def _leave(
+        self, consumer: str, message: Message, deliveries: int, delay_s: float
+    ) -> None:
+        idle_ms = max(0, self._visibility_ms - int(1000 * delay_s))
+        args = [self._group, consumer, message.id, idle_ms, deliveries]
+        await self._put_back(keys=[self._stream], args=args)
 
     async def _refuse_excess(self, consumer: str) -> None:
         """Answer the oldest of what waits past the backlog with a problem."""

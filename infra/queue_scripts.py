@@ -68,15 +68,16 @@ return renewed
 """
 
 PUT_BACK = """
--- ARGV: group, consumer, id, idle ms. What is still this consumer's is as one that has been silent
--- for so long; returns 1 then.
+-- ARGV: group, consumer, id, idle ms, deliveries. What is still this consumer's is as one that was
+-- delivered so often and has been silent for so long; returns 1 then.
 local pending = redis.pcall('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1)
 if pending.err then
   if string.sub(pending.err, 1, 7) == 'NOGROUP' then return 0 end
   return pending
 end
 if not pending[1] or pending[1][2] ~= ARGV[2] then return 0 end
-redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[3], 'IDLE', ARGV[4], 'JUSTID')
+redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[3], 'IDLE', ARGV[4],
+  'RETRYCOUNT', ARGV[5], 'JUSTID')
 return 1
 """
 

@@ -41,6 +41,11 @@ PAUSE_S = (0.1, 5.0)
 """The shortest and the longest pause before Redis is tried again."""
 
 
+class NotYet(RecsysError):
+    """Raised by who answers over what another has in hand: the message is tried again in a while,
+    however long that takes, and its consumer reads on meanwhile."""
+
+
 class _NotAnswered(Exception):
     """Why messages have no reply."""
 
@@ -86,7 +91,7 @@ class Consumer:
 
         One that cannot be answered stays unfinished: it is delivered again after the visibility
         timeout, or the back-off, and goes to the dead letters when that does not help either. It
-        does not take the others of its batch with it.
+        does not take the others of its batch with it. A try that ends with NotYet is none.
         """
         late = [message for message in messages if message.expired]
         alive = [message for message in messages if not message.expired]
@@ -103,6 +108,10 @@ class Consumer:
                 async with self._leased(alive):
                     for message in alive:
                         await self._handle([message], stop)
+            elif isinstance(error.__cause__, NotYet):
+                await self._patiently(
+                    lambda: self._queue.postpone(self.name, alive[0], self._renewal_s), stop
+                )
             elif self._back_off_s is not None:
                 delay_s = self._back_off_s * 2 ** (alive[0].deliveries - 1)
                 reason = str(error)

@@ -3,7 +3,8 @@
 A chunk's vectors are in the store, durably, before the ledger counts it and its message is
 acknowledged. A worker that dies in between leaves the message to another, who finds the part there
 and does nothing but count it. What fails for a reason that is not the contents' raises, and the
-message is tried again.
+message is tried again. What another worker has in hand is left for later: one that hangs over a
+chunk holds up neither the others nor whoever stops them.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import asyncio
 import logging
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,8 +26,9 @@ from encoders.encoder import Encoder
 from infra.errors import RecsysError
 from infra.roots import Unreadable
 from infra.settings import Settings
-from infra.storage import exclusive_in_turn
+from infra.storage import exclusive
 from recsys.embedding_store import EmbeddingStore
+from services.consumer import NotYet
 from services.contents import Contents, content_hash
 from services.job_folder import JobFolder, SpaceSpec
 from services.job_ledger import CANCELLED, GO, UNKNOWN, Ledger, Task
@@ -108,13 +112,14 @@ class Embedding:
             return
         folder = JobFolder.named(self._settings.jobs_dir, task.job)
         if task.chunk is None:
-            await seal_job(folder, self._settings, self._live)
+            with _alone(folder.sealing_lock, task):
+                await seal_job(folder, self._settings, self._live)
             await self._ledger.sealed(task.job)
             folder.tidy()
         else:
             spec = folder.spec()
-            # In turn, for another job may have the same chunk, or another worker the same message.
-            async with exclusive_in_turn(folder.todo_path(task.chunk)):
+            # Another job may have the same chunk, or another worker the same message.
+            with _alone(folder.todo_path(task.chunk), task):
                 contents, problems, fresh = await asyncio.to_thread(
                     self._embed, folder, task.chunk, spec.space_of(task.chunk)
                 )
@@ -135,6 +140,20 @@ class Embedding:
         vectors, problems = encode(encoder, contents, todo["content"], todo["hash"])
         store.write(header.part, todo["hash"].combine_chunks(), vectors, problems)
         return len(todo), len(problems), len(todo)
+
+
+@contextmanager
+def _alone(lock: Path, task: Task) -> Iterator[None]:
+    """Hold the lock of what the task is about; raises NotYet where another worker does."""
+    with ExitStack() as held:
+        try:
+            held.enter_context(exclusive(lock))
+        except BlockingIOError:
+            raise NotYet(
+                f"another worker has {task.field} of the job {task.job} in hand; if none goes on "
+                f"with it, end the process that holds {lock}"
+            ) from None
+        yield
 
 
 def encode(

@@ -43,16 +43,16 @@ async def seal_job(folder: JobFolder, settings: Settings, live: LiveItems) -> Re
     A space in which no content has a vector stays as it is.
 
     Live items that another encoder embedded are put back among those that wait to be embedded.
-    Waits while another worker seals the job, or the main indexes are built anew for another reason.
+    To be called by one at a time, who holds the folder's `sealing_lock`. Waits while the main
+    indexes are built anew for another reason.
     Memory: the vectors and the catalogue, as whoever searches them needs.
     Raises BrokenPart, RedisUnavailable, and BundleRefused where a version in service is damaged.
     """
-    async with exclusive_in_turn(folder.sealing_lock):
-        report = folder.report()
-        if report is None:
-            report = await _seal(folder, folder.spec(), settings, live)
-            folder.write_report(report)
-        return report
+    report = folder.report()
+    if report is None:
+        report = await _seal(folder, folder.spec(), settings, live)
+        folder.write_report(report)
+    return report
 
 
 async def _seal(folder: JobFolder, spec: JobSpec, settings: Settings, live: LiveItems) -> Report:

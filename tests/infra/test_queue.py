@@ -155,6 +155,20 @@ def test_what_is_given_back_is_read_again_after_its_delay_and_not_before(
     tell(story)
 
 
+def test_what_is_postponed_is_read_again_as_if_it_had_not_been_tried(
+    tell: Callable[[Story], None],
+) -> None:
+    async def story(desk: Desk) -> None:
+        await desk.queue.publish(b"later")
+        for _ in range(4):
+            while not (held := await desk.queue.read("w1", 10, 10)):
+                pass
+            assert held[0].deliveries == 1
+            await desk.queue.postpone("w1", held[0], 0)
+
+    tell(story)
+
+
 def test_what_is_given_back_the_last_time_is_buried_with_that_reason(
     tell: Callable[[Story], None],
 ) -> None:

@@ -11,6 +11,8 @@ import pytest
 from PIL import Image
 
 from encoders.encoder import Encoded, Encoder
+from infra.storage import exclusive
+from services.job_folder import JobFolder
 from services.jobs import JobState
 from tests.desk import TEXT, Desk, OtherEncoders, Play, films, titles
 from tests.hashing_encoder import HashingEncoders
@@ -34,6 +36,37 @@ def test_a_chunk_that_two_workers_have_at_once_is_embedded_once(play: Play) -> N
             await desk.ended(job)
             await desk.emptied()
         assert sorted(encoder.seen) == sorted(titles(3))
+
+    play(story)
+
+
+def test_a_chunk_that_another_holds_holds_up_no_other_and_is_done_once_it_is_free(
+    play: Play,
+) -> None:
+    async def story(desk: Desk) -> None:
+        job = await desk.jobs.submit(films(desk.folder / "films", titles(9)), TEXT, chunk=3)
+        async with desk.worker():
+            with exclusive(JobFolder(desk.settings.jobs_dir / job.id).todo_path(0)):
+                while (await desk.jobs.get(job.id)).embedded < 6:
+                    await asyncio.sleep(0.02)
+                await asyncio.sleep(4 * desk.settings.visibility_timeout_s)  # of 2 tries
+            assert (await desk.ended(job)).state == JobState.DONE
+        assert await desk.jobs.ledger.queue().dead.newest() == []
+
+    play(story)
+
+
+@pytest.mark.parametrize("locked", ["todo", "sealing"])
+def test_what_another_holds_keeps_no_worker_from_ending(play: Play, locked: str) -> None:
+    async def story(desk: Desk) -> None:
+        job = await desk.jobs.submit(films(desk.folder / "films", titles(3)), TEXT, chunk=3)
+        folder = JobFolder(desk.settings.jobs_dir / job.id)
+        lock = folder.todo_path(0) if locked == "todo" else folder.sealing_lock
+        with exclusive(lock):
+            async with asyncio.timeout(10), desk.worker():
+                await asyncio.sleep(desk.settings.visibility_timeout_s)
+        async with desk.worker():
+            assert (await desk.ended(job)).state == JobState.DONE
 
     play(story)
 
