@@ -22,6 +22,7 @@ import errno
 import os
 import re
 import stat
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -176,6 +177,26 @@ class Roots:
             if its_own or "ACCESS_DENIED" in why:
                 raise Unreadable(uri, f"cannot be read: {why}") from None
             raise Unreached(uri, why) from None
+
+
+class LazyRoots:
+    """Roots that are looked at when content is asked for: one that is not mounted keeps nobody from
+    other work, and is read from once it is there."""
+
+    def __init__(self, roots: Sequence[Path | str]) -> None:
+        """roots: as `Roots` takes them."""
+        self._given = roots
+        self._roots: Roots | None = None
+        self._lock = threading.Lock()
+
+    def read(self, uri: str, max_bytes: int) -> bytes:
+        """As `Roots.read`; raises Unreached where a root cannot be used for now, too."""
+        try:
+            with self._lock:
+                roots = self._roots = self._roots or Roots(self._given)
+        except BadRoot as error:
+            raise Unreached(uri, error.message) from None
+        return roots.read(uri, max_bytes)
 
 
 def _root(given: Path | str) -> _Folder | _Store:

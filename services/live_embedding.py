@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from encoders.item_text import item_texts
 from encoders.picture import MAX_BYTES
-from infra.roots import Roots, Unreached, Unreadable
+from infra.roots import LazyRoots, Unreached, Unreadable
 from recsys.content_bundle import ContentManifest
 from recsys.registry import Spaces
 from services.contents import content_hash
@@ -57,7 +57,7 @@ class LiveEmbedder:
         items: LiveItems,
         spaces: Spaces,
         encoders: Encoders,
-        roots: Roots,
+        roots: LazyRoots,
     ) -> None:
         """roots: where pictures may lie."""
         self._items = items

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 from encoders.picture import MAX_BYTES
-from infra.roots import BadRoot, Roots, Unreached, Unreadable
+from infra.roots import LazyRoots, Unreached, Unreadable
 from services.problems import Invalid, Overloaded, Unavailable
 from services.schemas import FieldError
 
@@ -21,14 +20,11 @@ READERS = 4
 
 
 class NamedPictures:
-    """Reads pictures under some roots, which are looked at when the first one is named: what is
-    wrong with them keeps nobody from other answers."""
+    """Reads pictures under some roots; what is wrong with these keeps nobody from other answers."""
 
     def __init__(self, roots: Sequence[str]) -> None:
         """roots: as `Roots` takes them."""
-        self._given = roots
-        self._roots: Roots | None = None
-        self._lock = threading.Lock()
+        self._roots = LazyRoots(roots)
         self._readers = ThreadPoolExecutor(READERS, "pictures")
         self._held = 0
 
@@ -46,13 +42,11 @@ class NamedPictures:
 
     def _read(self, uri: str) -> bytes:
         try:
-            with self._lock:
-                roots = self._roots = self._roots or Roots(self._given)
-            return roots.read(uri, MAX_BYTES)
+            return self._roots.read(uri, MAX_BYTES)
         except Unreadable as error:
             message = error.message
             raise Invalid(
                 f"picture.uri: {message}", [FieldError(field="picture.uri", message=message)]
             ) from None
-        except (Unreached, BadRoot) as error:
+        except Unreached as error:
             raise Unavailable(error.message) from None

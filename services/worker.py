@@ -20,7 +20,7 @@ from pathlib import Path
 
 from infra.queue import UNBOUNDED, Queue
 from infra.redis import RedisUnavailable, connect_async
-from infra.roots import Roots
+from infra.roots import LazyRoots
 from infra.settings import Settings
 from recsys.registry import Spaces
 from services.consumer import Answer, Consumer
@@ -105,7 +105,7 @@ async def work(
         items = LiveItems(redis, settings.namespace, max_backlog=settings.max_backlog)
         embedding = Embedding(ledger, items, settings, encoders)
         spaces = Spaces(settings.spaces_dir)
-        roots = Roots([each.get_secret_value() for each in settings.image_roots])
+        roots = LazyRoots([each.get_secret_value() for each in settings.image_roots])
         live = LiveEmbedder(items, spaces, encoders, roots)
         queue = Queue(
             redis,

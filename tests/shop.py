@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from encoders.encoder import Encoded, Encoder
 from infra.redis import AsyncRedis, connect_async
-from infra.roots import Roots
+from infra.roots import LazyRoots
 from infra.settings import Settings
 from recsys.registry import Registry, Spaces
 from services.folding import Folded, fold_live
@@ -57,7 +57,7 @@ class Shop:
     async def _open(self, redis_url: str) -> None:
         self.redis: AsyncRedis = connect_async(redis_url)
         self.items = LiveItems(self.redis, self.namespace, max_backlog=100)
-        roots = Roots([self.pictures])
+        roots = LazyRoots([self.pictures])
         self.embedder = LiveEmbedder(self.items, self.spaces, self, roots)
         self.keeper = LiveKeeper(self.items, self.settings)
 

@@ -14,7 +14,7 @@ import pytest
 
 from encoders.picture import MAX_BYTES
 from infra.redis import connect_async
-from infra.roots import Roots
+from infra.roots import LazyRoots
 from infra.settings import Settings
 from recsys.data.dataset import write_dataset
 from recsys.registry import Registry, Spaces
@@ -79,7 +79,7 @@ class Shop:
     async def _open(self, redis_url: str, namespace: str, rerank_model: str | None) -> None:
         self.redis = connect_async(redis_url)
         self.items = LiveItems(self.redis, namespace, max_backlog=100)
-        self.embedder = LiveEmbedder(self.items, self.spaces, self.encoders, Roots([]))
+        self.embedder = LiveEmbedder(self.items, self.spaces, self.encoders, LazyRoots([]))
         engine = Near(self.models, LiveFollower(self.items, self.models))
         histories = HistoryStore(self.redis, namespace, max_items=100, ttl_s=60)
         self.near_encoder = NearEncoder(self.encoder, rerank_model)

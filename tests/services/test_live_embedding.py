@@ -101,6 +101,19 @@ def test_a_picture_that_cannot_be_read_for_now_is_waited_for_and_holds_nothing_u
     assert shop.one("a").states["image"] is ItemState.READY
 
 
+def test_pictures_whose_root_is_not_mounted_wait_until_it_is(shop: Shop) -> None:
+    add_pictures(shop.spaces.root, shop.colours)
+    away = shop.pictures.rename(shop.pictures.with_name("away"))
+    (away / "red.png").write_bytes(picture("red"))
+    shop.put(item(image="red.png"))
+    with pytest.raises(Unreached, match="is no folder"):
+        shop.embed()
+    assert shop.one("new").states == {"image": ItemState.PENDING, "text": ItemState.READY}
+    away.rename(shop.pictures)
+    shop.embed()
+    assert shop.one("new").states["image"] is ItemState.READY
+
+
 def test_a_picture_that_a_job_would_read_is_read_of_a_live_item_too(shop: Shop) -> None:
     add_pictures(shop.spaces.root, shop.colours)
     Image.new("RGB", (1800, 1200)).save(shop.pictures / "poster.bmp")

@@ -12,11 +12,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
+import pytest
+from pydantic import SecretStr
 
 from infra.redis import connect, connect_async
 from infra.settings import Settings
 from recsys.data.dataset import ITEMS_SCHEMA, write_dataset
+from services import embedding
 from services.jobs import Job, Jobs
+from services.worker import work
 from tests.hashing_encoder import HashingEncoders
 from tests.processes import alive
 
@@ -108,6 +112,28 @@ def test_a_worker_that_is_told_to_stop_finishes_the_chunk_that_it_holds(
         process.stdout.close()
     job, workers = looked_at(settings, redis_url, job.id)
     assert (job.embedded, workers) == (1, 0)
+
+
+def test_a_worker_embeds_what_jobs_ask_for_though_a_root_of_pictures_is_not_mounted(
+    redis_url: str, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedding, "CatalogEncoders", lambda device: HashingEncoders())
+    settings = Settings(
+        state_dir=tmp_path / "state",
+        namespace=namespace,
+        image_roots=(SecretStr(str(tmp_path / "not-mounted")),),
+    )
+    job = submitted(settings, redis_url, tmp_path / "films")
+
+    async def work_until_done() -> None:
+        stop = asyncio.Event()
+        async with asyncio.timeout(START_S), asyncio.TaskGroup() as group:
+            group.create_task(work(settings, redis_url, stop))
+            while (await asyncio.to_thread(looked_at, settings, redis_url, job.id))[0].embedded < 3:
+                await asyncio.sleep(0.05)
+            stop.set()
+
+    asyncio.run(work_until_done())
 
 
 def test_a_local_worker_ends_with_its_parent_though_that_is_killed(
