@@ -3,8 +3,9 @@ each item is going to be.
 
 Contents of about the same length come together, for those are encoded fastest. What another job of
 the same encoder is going to embed is not cut again: its chunk, the very file, becomes a chunk of
-this job too, and makes the same part of the store whichever job comes to it first. The same
-dataset on the same store gives the same chunks.
+this job too, and makes the same part of the store whichever job comes to it first. A chunk of
+pictures holds only where they lie, so it is taken from jobs of the same dataset alone: another one
+may be moved or deleted by itself. The same dataset on the same store gives the same chunks.
 """
 
 from __future__ import annotations
@@ -72,6 +73,7 @@ def plan(
     draft: JobFolder,
     folder: JobFolder,
     contents: Contents,
+    data_fingerprint: str,
     request: Request,
     store: EmbeddingStore,
     n_items: int,
@@ -80,13 +82,15 @@ def plan(
     """Write the job's chunks from the number `first` on, and the places of its items.
 
     draft: the folder that is going to be `folder`, with the catalogue of n_items items in it.
+    data_fingerprint: the Dataset's.
     No other job of the encoder may be planned meanwhile.
     Raises NothingToEmbed where no item has a content.
     """
     space, hash_, problem = request.space, f"{request.space}_hash", f"{request.space}_problem"
     links = draft.path / f"shared-{space}"
     # The store is looked at after it: the files of a job go when all its parts are in the store.
-    linked = _link_shared(folder.path.parent, request, links)
+    source = (contents.folder, data_fingerprint)
+    linked = _link_shared(folder.path.parent, request, source, links)
     stored = store.parts()
     shared = sorted(linked - set(stored))
     owner_path = draft.path / f"owners-{space}.npy"
@@ -149,19 +153,28 @@ def plan(
     )
 
 
-def _link_shared(jobs_dir: Path, request: Request, links: Path) -> set[str]:
+def _link_shared(
+    jobs_dir: Path, request: Request, source: tuple[Path, str], links: Path
+) -> set[str]:
     """Link the chunks of jobs of the encoder that have not ended into a new folder, each by the
-    name of the part that it becomes; returns the names."""
+    name of the part that it becomes; returns the names.
+
+    source: the Dataset's folder and fingerprint, which are also another job's if it may share
+    pictures."""
     links.mkdir()
     names: set[str] = set()
     for path in sorted(jobs_dir.glob("[0-9]*")):
         job = JobFolder(path)
         try:
-            spaces = [] if job.report() is not None else job.spec().spaces
+            if job.report() is not None:
+                continue
+            spec = job.spec()
         except NoJob as error:
             logger.warning("%s", error)
             continue
-        for space in spaces:
+        if request.space == "image" and (spec.dataset, spec.data_fingerprint) != source:
+            continue
+        for space in spec.spaces:
             if (space.space, space.fingerprint) != (request.space, request.fingerprint):
                 continue
             for chunk in range(space.first, space.first + space.chunks):

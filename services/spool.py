@@ -61,7 +61,9 @@ def spool(
         for request in requests:
             first = sum(each.chunks for each in spaces)
             store = stores[request.space]
-            spaces.append(plan(draft, folder, contents, request, store, n_items, first))
+            spaces.append(
+                plan(draft, folder, contents, info.fingerprint, request, store, n_items, first)
+            )
         draft.write_spec(
             JobSpec(
                 id=folder.id,

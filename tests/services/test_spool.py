@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -173,6 +175,52 @@ def test_what_jobs_at_the_same_time_have_in_common_is_embedded_once(play: Play) 
             bundle = Spaces(desk.settings.spaces_dir).open(f"text@{job.spaces[0].version}")
             expected = HashingEncoders().text("hashing-32").encode(part).vectors
             np.testing.assert_array_equal(bundle.vectors, expected)
+
+    play(story)
+
+
+def pictured(folder: Path, names: Sequence[str]) -> Path:
+    """A Dataset whose films have the same pictures under whatever names."""
+    data = films(folder, titles(len(names)), names)
+    for number, name in enumerate(names):
+        Image.new("RGB", (4, 4), (50 * number + 9, 3, 7)).save(data / name)
+    return data
+
+
+def test_a_job_reads_its_pictures_in_no_other_dataset_than_its_own(play: Play) -> None:
+    async def story(desk: Desk) -> None:
+        gone = pictured(desk.folder / "one", ["a.png", "b.png"])
+        cancelled = await desk.jobs.submit(gone, {"image": "colour"})
+        await desk.jobs.cancel(cancelled.id)
+        shutil.rmtree(gone)
+        job = await desk.done(pictured(desk.folder / "two", ["a.png", "b.png"]), {"image": "colour"})
+        assert (job.state, desk.ids("image")) == (JobState.DONE, ["f0", "f1"])
+
+    play(story)
+
+
+def test_a_job_reads_its_pictures_by_the_names_that_they_have_now(play: Play) -> None:
+    async def story(desk: Desk) -> None:
+        before = pictured(desk.folder / "films", ["a.png", "b.png"])
+        cancelled = await desk.jobs.submit(before, {"image": "colour"})
+        await desk.jobs.cancel(cancelled.id)
+        shutil.rmtree(before)
+        job = await desk.done(pictured(before, ["c.png", "d.png"]), {"image": "colour"})
+        assert (job.without_vector, desk.ids("image")) == (0, ["f0", "f1"])
+
+    play(story)
+
+
+def test_pictures_of_one_dataset_are_embedded_once_by_jobs_at_the_same_time(play: Play) -> None:
+    async def story(desk: Desk) -> None:
+        data = pictured(desk.folder / "films", ["a.png", "b.png", "c.png", "d.png"])
+        first = await desk.jobs.submit(data, {"image": "colour"}, chunk=2)
+        second = await desk.jobs.submit(data, {"image": "colour"} | TEXT, chunk=2)
+        async with desk.worker():
+            for job in (first, second):
+                assert (await desk.ended(job)).state == JobState.DONE
+        parts = list(desk.settings.embeddings_dir.glob("image-*/*.arrow"))
+        assert sum(name.name.startswith(first.id) for name in parts) == len(parts) == 2
 
     play(story)
 
