@@ -116,16 +116,16 @@ async def run_job(
         jobs = Jobs(redis, settings, CatalogEncoders())
         with bar("Reading the items") as progress:
             job = await jobs.submit(data, models, chunk=chunk, progress=progress)
-        return await _follow(settings, redis_url, jobs, job, workers) if wait else job
+        return await follow(settings, redis_url, jobs, job, workers) if wait else job
     finally:
         await redis.aclose()
 
 
-async def _follow(
+async def follow(
     settings: Settings, redis_url: str, jobs: Jobs, job: Job, workers: int | None
 ) -> Job:
     """Wait until the job has ended, with workers of our own where they are wanted or needed."""
-    from services.jobs import ENDED
+    from services.jobs import ENDED, JobState
     from services.worker import local_workers
 
     log = settings.jobs_dir / job.id / "worker.log"
@@ -144,6 +144,8 @@ async def _follow(
                 )
             await asyncio.sleep(LOOK_S)
             job = await jobs.get(job.id)
+            if job.state == JobState.SUBMITTING:  # Redis lost it, and who submits it is here
+                job = await jobs.resume(job.id)
             progress(job.embedded, job.contents)
     return job
 
