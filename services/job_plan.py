@@ -183,7 +183,12 @@ def _link_shared(
                     link.hardlink_to(job.todo_path(chunk))
                 except FileNotFoundError:
                     break  # it has ended
-                name = todo_header(link).part
+                try:
+                    name = todo_header(link).part
+                except NoJob as error:
+                    logger.warning("%s", error)
+                    link.unlink()
+                    continue
                 link.rename(links / name)
                 link.unlink(missing_ok=True)  # what is the same file already stays as well
                 names.add(name)

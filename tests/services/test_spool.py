@@ -193,7 +193,9 @@ def test_a_job_reads_its_pictures_in_no_other_dataset_than_its_own(play: Play) -
         cancelled = await desk.jobs.submit(gone, {"image": "colour"})
         await desk.jobs.cancel(cancelled.id)
         shutil.rmtree(gone)
-        job = await desk.done(pictured(desk.folder / "two", ["a.png", "b.png"]), {"image": "colour"})
+        job = await desk.done(
+            pictured(desk.folder / "two", ["a.png", "b.png"]), {"image": "colour"}
+        )
         assert (job.state, desk.ids("image")) == (JobState.DONE, ["f0", "f1"])
 
     play(story)
@@ -221,6 +223,20 @@ def test_pictures_of_one_dataset_are_embedded_once_by_jobs_at_the_same_time(play
                 assert (await desk.ended(job)).state == JobState.DONE
         parts = list(desk.settings.embeddings_dir.glob("image-*/*.arrow"))
         assert sum(name.name.startswith(first.id) for name in parts) == len(parts) == 2
+
+    play(story)
+
+
+def test_a_damaged_chunk_of_another_job_stands_in_nobodys_way(
+    play: Play, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def story(desk: Desk) -> None:
+        other = await desk.jobs.submit(films(desk.folder / "one", titles(9)), TEXT, chunk=3)
+        await desk.jobs.cancel(other.id)
+        JobFolder(desk.settings.jobs_dir / other.id).todo_path(1).write_bytes(b"")
+        job = await desk.done(films(desk.folder / "two", titles(9)))
+        assert (job.state, job.embedded, len(desk.ids())) == (JobState.DONE, 9, 9)
+        assert "cannot be read" in caplog.text
 
     play(story)
 
