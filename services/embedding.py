@@ -34,7 +34,7 @@ from services.job_folder import JobFolder, SpaceSpec
 from services.job_ledger import CANCELLED, GO, UNKNOWN, Ledger, Task
 from services.jobs import Encoders
 from services.live_items import LiveItems
-from services.patience import in_batches, patiently_encoded
+from services.patience import Patience, in_batches
 from services.sealing import seal_job
 
 logger = logging.getLogger(__name__)
@@ -182,8 +182,10 @@ def encode(
                 continue
             yield row, name if encoder.space == "text" else content
 
+    patience = Patience()
     for batch in in_batches(read(), lambda each: len(each[1])):
         rows = [row for row, _ in batch]
-        vectors[rows], failures = patiently_encoded(encoder, [content for _, content in batch])
+        vectors[rows], failures = patience.encode(encoder, [content for _, content in batch])
         problems.update({rows[each]: why for each, why in failures.items()})
+    patience.settle()
     return vectors, problems

@@ -24,7 +24,7 @@ from services.jobs import Encoders
 from services.live_catalogue import items_table
 from services.live_item import Embedding, LiveItem, LiveVector
 from services.live_items import LiveItems, puts_of
-from services.patience import in_batches, patiently_encoded
+from services.patience import Patience, in_batches
 
 logger = logging.getLogger(__name__)
 
@@ -114,12 +114,18 @@ class LiveEmbedder:
                 else:
                     yield each
 
+        patience = Patience()
         for batch in in_batches(there(), lambda each: len(each.content or b"")):
-            embeddings += self._embedded(space, manifest, batch)
+            embeddings += self._embedded(space, manifest, batch, patience)
+        patience.settle()
         return embeddings, unreached
 
     def _embedded(
-        self, space: str, manifest: ContentManifest, contents: Sequence[_Content]
+        self,
+        space: str,
+        manifest: ContentManifest,
+        contents: Sequence[_Content],
+        patience: Patience,
     ) -> list[Embedding]:
         """What became of a batch."""
         embeddings, wanted = [], []
@@ -144,7 +150,7 @@ class LiveEmbedder:
         if not wanted:
             return embeddings
         encoder = encoder_of(self._encoders, space, manifest.encoder, manifest.fingerprint)
-        vectors, problems = patiently_encoded(encoder, [each.content for each in wanted])
+        vectors, problems = patience.encode(encoder, [each.content for each in wanted])
         for row, each in enumerate(wanted):
             reason = problems.get(row)
             vector = LiveVector(encoder.fingerprint, each.content_hash, vectors[row])

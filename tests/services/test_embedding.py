@@ -12,6 +12,7 @@ from PIL import Image
 
 from encoders.encoder import Encoded, Encoder
 from infra.storage import exclusive
+from services import patience
 from services.job_folder import JobFolder
 from services.jobs import JobState
 from tests.desk import TEXT, Desk, OtherEncoders, Play, films, titles
@@ -117,6 +118,38 @@ def test_an_encoder_that_breaks_down_is_not_taken_for_bad_contents(play: Play) -
         assert job.state == JobState.FAILED
         assert job.failures == {"0": "RuntimeError: the device is gone"}
         assert not list(desk.settings.embeddings_dir.rglob("*.arrow"))
+
+    play(story)
+
+
+@pytest.mark.parametrize(
+    "texts", [["good one", "explode", "good two"], ["a", "good two", "it will explode as the last"]]
+)
+def test_a_content_that_fails_alone_in_its_batch_costs_no_other_its_vector(
+    play: Play, monkeypatch: pytest.MonkeyPatch, texts: list[str]
+) -> None:
+    """Its chunk, shortest first, begins with it, or ends."""
+    monkeypatch.setattr(patience, "MOST_BYTES", 8)
+
+    async def story(desk: Desk) -> None:
+        job = await desk.done(films(desk.folder / "films", texts), chunk=3)
+        assert (job.state, job.failures) == (JobState.DONE, {})
+        [problem] = desk.jobs.problems(job.id)
+        assert "this text explodes" in problem["reason"]
+        assert len(desk.ids()) == 2
+
+    play(story)
+
+
+def test_an_encoder_that_fails_over_every_batch_of_one_is_not_taken_for_bad_contents(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "MOST_BYTES", 1)
+
+    async def story(desk: Desk) -> None:
+        data = films(desk.folder / "films", ["it will explode", "this will explode"])
+        job = await desk.done(data, chunk=3)
+        assert job.failures == {"0": "RuntimeError: this text explodes"}
 
     play(story)
 

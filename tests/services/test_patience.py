@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from services import patience
-from services.patience import in_batches
+from services.patience import Patience, in_batches
+from tests.hashing_encoder import HashingEncoder
 
 
 @pytest.mark.parametrize(
@@ -37,3 +38,10 @@ def test_no_more_is_read_than_a_batch_and_one(monkeypatch: pytest.MonkeyPatch) -
 
     next(in_batches(reading(), lambda _: 5))
     assert read == [0, 1, 2]
+
+
+def test_an_encoder_that_fails_over_each_of_a_batch_is_out_of_order_though_it_recovers() -> None:
+    patience, encoder = Patience(), HashingEncoder()
+    patience.encode(encoder, ["fine"])
+    with pytest.raises(RuntimeError, match="explodes"):
+        patience.encode(encoder, ["explode", "explode again"])
