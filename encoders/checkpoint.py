@@ -206,7 +206,7 @@ def _missing(folder: Path) -> str | None:
         folders = [m["path"] for m in modules if not m["type"].endswith("Normalize")]
         shards = [
             shard
-            for index in folder.glob("*.index.json")
+            for index in folder.glob(f"*{_weights_of(folder)}.index.json")
             for shard in json.loads(index.read_bytes())["weight_map"].values()
         ]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -221,6 +221,11 @@ def _missing(folder: Path) -> str | None:
     if (folder / CONFIG).is_file():
         needed[" or ".join(_READERS)] = any((folder / each).is_file() for each in _READERS)
     return next((each for each, there in needed.items() if not there), None)
+
+
+def _weights_of(folder: Path) -> str:
+    """The suffix of the weights that are loaded, of those that a folder holds or lists."""
+    return ".safetensors" if any(folder.glob("*.safetensors*")) else ".bin"
 
 
 def _packaged() -> Path | None:

@@ -154,6 +154,26 @@ def test_a_part_of_a_models_weights_is_refused_while_the_hub_is_away(
         find(NAME)
 
 
+@pytest.mark.parametrize("index", ["tf_model.h5.index.json", "pytorch_model.bin.index.json"])
+def test_shards_of_weights_that_are_not_loaded_are_not_missed(
+    cache: Path, model: Path, index: str
+) -> None:
+    (model / index).write_text(json.dumps({"weight_map": {"a": "a-00001-of-00002"}}))
+    folder = put_in_cache(cache, model)
+    assert find(NAME).folder == folder
+
+
+def test_shards_in_pytorchs_own_format_are_missed_where_nothing_else_is_there(
+    cache: Path, model: Path
+) -> None:
+    (model / "model.safetensors").rename(model / "shard-1.bin")
+    index = {"weight_map": {"a": "shard-1.bin", "b": "shard-2.bin"}}
+    (model / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    put_in_cache(cache, model)
+    with pytest.raises(NoModel, match=r"lacks shard-2\.bin"):
+        find(NAME)
+
+
 def found_by(hub: str, cache: Path) -> Path:
     """The folder in which a process finds the model that has this hub."""
     told = subprocess.run(
