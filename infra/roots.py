@@ -232,8 +232,9 @@ def _bare(root: str) -> str:
 
 
 def _shown(uri: str) -> str:
-    """A URI as an error repeats it."""
-    hidden = re.sub(r"(?<=://)[^/]*@", "…@", uri)
+    """A URI as an error repeats it. Credentials may hold a `/`: what stands before its last @ is
+    hidden."""
+    hidden = re.sub(r"(?<=://).*@", "…@", uri, flags=re.DOTALL)
     return repr(hidden if len(hidden) <= _SHOWN else f"{hidden[:_SHOWN]}…")
 
 

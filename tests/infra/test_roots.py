@@ -238,9 +238,10 @@ def test_a_root_is_refused_without_a_word_of_its_credentials(root: str) -> None:
     assert "key" not in refusal.value.message
 
 
-def test_the_credentials_of_a_uri_are_not_repeated(roots: Roots) -> None:
+@pytest.mark.parametrize("credentials", ["key:password", "key:pass/word", "key:pa@ss/wo@rd/word"])
+def test_the_credentials_of_a_uri_are_not_repeated(roots: Roots, credentials: str) -> None:
     with pytest.raises(Unreadable) as refusal:
-        roots.read("s3://key:password@bucket/films/1.png", LIMIT)
+        roots.read(f"s3://{credentials}@bucket/films/1.png", LIMIT)
     assert "word" not in refusal.value.message
     assert "bucket/films/1.png" in refusal.value.message
 
