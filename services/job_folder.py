@@ -10,8 +10,9 @@
     report.json            how it ended: `Report`
     problems.parquet       item_id, space, reason: what has no vector
 
-The folder appears whole, before Redis knows of the job. Once the job has ended, the report and
-job.json are all that is left.
+The folder appears whole, before Redis knows of the job. Once the job has ended, what was written
+of its size is deleted: job.json, the report, the problems, and the small files of those who worked
+on it are left.
 """
 
 from __future__ import annotations
@@ -293,6 +294,13 @@ class JobFolder:
                 f"{path} cannot be read: {error}. What its job embedded is kept without it: remove "
                 "the folder, and embed again"
             ) from None
+
+
+def sweep(jobs_dir: Path) -> None:
+    """Delete what was left half written, or half deleted, by whoever was killed over it. Nobody may
+    write a new job, or remove one, meanwhile."""
+    for path in jobs_dir.glob(f"{UNFINISHED}*"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def row_batches(path: Path, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:

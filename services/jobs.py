@@ -25,7 +25,7 @@ from infra.storage import exclusive_in_turn
 from recsys.data.dataset import read_info
 from recsys.embedding_store import EmbeddingStore
 from services.allowed_models import check_models
-from services.job_folder import JobFolder, NoJob
+from services.job_folder import JobFolder, NoJob, sweep
 from services.job_ledger import Ledger, Task
 from services.job_plan import CHUNK, Request
 from services.job_status import ENDED, Job, JobState, job_of, state_of
@@ -63,7 +63,7 @@ class NotEnded(RecsysError):
 
 
 class RefusedDataset(RecsysError):
-    """A Dataset that lies where none may be read."""
+    """A Dataset that lies where none may be read, or nowhere."""
 
 
 class Jobs:
@@ -100,20 +100,17 @@ class Jobs:
         models: by space. chunk: the most contents in a chunk; by default what suits the space.
         progress: called with how many items were read, and how many there are.
         Raises NoDataset, RefusedDataset, RefusedModel, NothingToEmbed, what the encoders raise for
-        a model that is not there, Unreached where contents cannot be read for now, and
-        RedisUnavailable; after these two the same call goes on.
+        a model that is not there, BrokenPart where a file of the store is damaged, Unreached where
+        contents cannot be read for now, and RedisUnavailable; after these two the same call goes
+        on.
         """
-        dataset = dataset.resolve()
-        if self._datasets is not None and not any(map(dataset.is_relative_to, self._datasets)):
-            raise RefusedDataset(
-                f"{dataset} is not under a folder that datasets may be read from: "
-                + ", ".join(map(str, self._datasets))
-            )
+        dataset = await asyncio.to_thread(self._allowed, dataset)
         if self._models is not None:
             check_models(models, self._models)
         requests = await asyncio.to_thread(self._requests, models, chunk)
         self._settings.jobs_dir.mkdir(parents=True, exist_ok=True)
         async with exclusive_in_turn(self._settings.jobs_dir / LOCK):
+            await asyncio.to_thread(sweep, self._settings.jobs_dir)
             folder = await self._unfinished(dataset, requests)
             if folder is None:
                 folder = await self._spooled(dataset, requests, progress)
@@ -201,6 +198,19 @@ class Jobs:
         finally:
             left.set()  # a thread is not cancelled along: it ends where it tells of itself
             await asyncio.wait([spooling])
+
+    def _allowed(self, dataset: Path) -> Path:
+        """Where the Dataset lies, after links; raises RefusedDataset, which does not tell it."""
+        try:
+            place = dataset.resolve()
+        except RuntimeError:
+            raise RefusedDataset(f"{dataset} is a link that leads back to itself") from None
+        if self._datasets is not None and not any(map(place.is_relative_to, self._datasets)):
+            raise RefusedDataset(
+                f"{dataset} is not under a folder that datasets may be read from: "
+                + ", ".join(map(str, self._datasets))
+            )
+        return place
 
     def _folder(self, job: str) -> JobFolder:
         return JobFolder.named(self._settings.jobs_dir, job)

@@ -11,6 +11,7 @@ from pydantic import model_validator
 from encoders.catalog import UnknownSpace
 from encoders.checkpoint import NoModel
 from recsys.data.dataset import NoDataset
+from recsys.embedding_store import BrokenPart
 from services.allowed_models import RefusedModel
 from services.bodies import Id, Place, ReplyBody, RequestBody
 from services.http import JOBS, body_of, json_reply, operation
@@ -84,6 +85,8 @@ def add_jobs(app: FastAPI, jobs: Jobs) -> None:
             raise Invalid(f"{field.field}: {field.message}", [field]) from None
         except (NoDataset, RefusedDataset, NothingToEmbed, NoModel, UnknownSpace) as error:
             raise Invalid(error.message) from None
+        except (BrokenPart, NoJob) as error:
+            raise ServiceError(error.message) from error
         reply = _json(job, 202)
         reply.headers["Location"] = f"/v1/jobs/{job.id}"
         return reply

@@ -111,11 +111,14 @@ def _check_ids(path: Path, scratch: Path) -> None:
     scratch: a folder with room for 32 bytes an item."""
 
     def ids() -> Iterator[pa.Array]:
-        return (batch["item_id"].cast(pa.string()) for batch in row_batches(path, ["item_id"]))
+        with _reading(path):
+            for batch in row_batches(path, ["item_id"]):
+                yield batch["item_id"].cast(pa.string())
 
     repeated: list[str] = []
-    with _reading(path), TemporaryDirectory(dir=scratch) as folder:
+    with _reading(path):
         n_rows = pq.read_metadata(path).num_rows
+    with TemporaryDirectory(dir=scratch) as folder:
         first = new_array(Path(folder) / "first.npy", n_rows)
         owners(map(_id_hashes, ids()), n_rows, iter(()), 0, first, Path(folder))
         start = 0

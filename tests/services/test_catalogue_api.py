@@ -17,6 +17,7 @@ from infra.redis import connect_async
 from infra.roots import LazyRoots
 from infra.settings import Settings
 from recsys.data.dataset import write_dataset
+from recsys.embedding_store import EmbeddingStore
 from recsys.registry import Registry, Spaces
 from services import catalogue_service
 from services.active_models import ActiveModels
@@ -91,12 +92,12 @@ class Shop:
             micro_batch=16,
             deadline_ms=5000,
         )
-        settings = Settings(
+        self.settings = Settings(
             redis_url=None, namespace=namespace, state_dir=self.spaces.root.parent / "state"
         )
         self.datasets = self.spaces.root.parent / "datasets"
         jobs = Jobs(
-            self.redis, settings, self.encoders, datasets=[self.datasets], models=["hashing"]
+            self.redis, self.settings, self.encoders, datasets=[self.datasets], models=["hashing"]
         )
         service = Service(engine, histories, self.items, micro_batch=16, deadline_ms=5000)
         transport = httpx.ASGITransport(build_api(service, catalogue, jobs))
@@ -403,6 +404,17 @@ def test_a_dataset_that_cannot_be_read_for_now_may_be_asked_for_again(shop: Shop
     assert int(reply.headers["retry-after"]) > 0
     assert "'a.png' cannot be read for now" in reply.json()["detail"]
     assert shop("POST", "/v1/jobs", asked).status_code == 202
+
+
+def test_a_damaged_store_is_told_to_who_asks_for_a_job(shop: Shop) -> None:
+    write_dataset(shop.datasets / "films", [], films(), "a test")
+    store = EmbeddingStore(shop.settings.embeddings_dir, "text", shop.encoders.encoder.fingerprint)
+    store.folder.mkdir(parents=True)
+    store.path("20260101-000000-abcdef-000000").write_bytes(b"junk")
+    asked = {"dataset": str(shop.datasets / "films"), "text_model": "hashing"}
+    problem = shop.refused("POST", "/v1/jobs", asked)
+    assert problem["status"] == 500
+    assert "20260101-000000-abcdef-000000" in problem["detail"]
 
 
 def test_a_job_that_is_not_there_is_told(shop: Shop) -> None:

@@ -9,7 +9,7 @@ import asyncio
 
 import pytest
 
-from infra.storage import exclusive
+from infra.storage import UNFINISHED, exclusive
 from recsys.data.dataset import NoDataset
 from services.job_folder import JobFolder, NoJob
 from services.job_plan import NothingToEmbed
@@ -177,6 +177,53 @@ def test_a_job_that_is_worked_on_is_removed_once_it_is_cancelled(play: Play) -> 
             await desk.emptied()
         assert await desk.jobs.newest() == []
         assert await desk.jobs.ledger.queue().dead.newest() == []
+
+    play(story)
+
+
+def test_what_killed_submitters_left_is_gone_with_the_next_job(play: Play) -> None:
+    async def story(desk: Desk) -> None:
+        left = desk.settings.jobs_dir / f"{UNFINISHED}20260101-000000-abcdef-x" / "todo"
+        left.mkdir(parents=True)
+        job = await desk.jobs.submit(films(desk.folder / "films", titles(2)), TEXT)
+        assert {path.name for path in desk.settings.jobs_dir.iterdir()} == {LOCK, job.id}
+
+    play(story)
+
+
+def test_a_job_is_not_removed_while_another_is_submitted(play: Play) -> None:
+    async def story(desk: Desk) -> None:
+        job = await desk.jobs.submit(films(desk.folder / "films", titles(4)), TEXT)
+        await desk.jobs.cancel(job.id)
+        with exclusive(desk.settings.jobs_dir / LOCK):
+            removing = asyncio.create_task(desk.jobs.remove(job.id))
+            await asyncio.wait([removing], timeout=1)
+            await desk.jobs.get(job.id)
+        await removing
+        with pytest.raises(NoJob):
+            await desk.jobs.get(job.id)
+
+    play(story)
+
+
+def test_a_dataset_outside_the_roots_is_named_as_it_was_asked_for(play: Play) -> None:
+    async def story(desk: Desk) -> None:
+        jobs = Jobs(desk.redis, desk.settings, desk.encoders, datasets=[desk.folder / "allowed"])
+        link = desk.folder / "link"
+        link.symlink_to(desk.folder / "private")
+        with pytest.raises(RefusedDataset, match="link is not under a folder") as refused:
+            await jobs.submit(link, TEXT)
+        assert "private" not in refused.value.message
+
+    play(story)
+
+
+def test_a_link_that_leads_to_itself_is_no_dataset(play: Play) -> None:
+    async def story(desk: Desk) -> None:
+        link = desk.folder / "link"
+        link.symlink_to(link)
+        with pytest.raises(RefusedDataset, match="leads back to itself"):
+            await desk.jobs.submit(link, TEXT)
 
     play(story)
 

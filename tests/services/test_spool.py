@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,10 +16,12 @@ from PIL import Image
 
 from encoders.text_input import MAX_TEXT
 from recsys.data.dataset import NoDataset
+from recsys.embedding_store import EmbeddingStore
 from recsys.registry import Spaces
 from services.job_folder import JobFolder
-from services.job_plan import NothingToEmbed
+from services.job_plan import NothingToEmbed, Request
 from services.jobs import JobState
+from services.spool import spool
 from tests.desk import TEXT, Desk, Play, films, titles
 from tests.hashing_encoder import HashingEncoders
 
@@ -130,6 +133,19 @@ def test_an_item_that_has_two_rows_is_refused_by_its_id(play: Play) -> None:
             await desk.jobs.submit(path.parent, TEXT)
 
     play(story)
+
+
+def test_a_disk_without_room_is_not_taken_for_a_bad_catalogue(tmp_path: Path) -> None:
+    data = films(tmp_path / "films", titles(300))
+    store = EmbeddingStore(tmp_path / "embeddings", "text", "hashing-32")
+    request = Request("text", "hashing-32", "hashing-32", 3)
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, unlimited[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            spool(tmp_path / "jobs", data, [request], {"text": store})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
 
 
 def test_pictures_are_read_from_the_folder_of_the_dataset_and_from_nowhere_else(play: Play) -> None:
