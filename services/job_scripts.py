@@ -30,6 +30,7 @@ local function keep()
 end
 local function register(chunks)
   if redis.call('HSETNX', KEYS[2], 'chunks', chunks) == 1 then
+    redis.call('DEL', KEYS[3], KEYS[4])  -- where the hash alone was lost, they count nothing
     redis.call('HSET', KEYS[2], 'published', 0, 'done', 0, 'contents', 0, 'problems', 0)
   end
 end

@@ -152,6 +152,20 @@ def test_a_job_that_redis_has_lost_is_resumed_from_its_folder(play: Play) -> Non
     play(story)
 
 
+def test_a_job_of_which_redis_has_lost_a_part_is_resumed(play: Play) -> None:
+    async def story(desk: Desk) -> None:
+        job = await desk.jobs.submit(films(desk.folder / "films", titles(9)), TEXT, chunk=3)
+        async with desk.worker():
+            while not (await desk.jobs.get(job.id)).embedded:
+                await asyncio.sleep(0.001)
+        await desk.redis.delete(f"{desk.namespace}:job:{job.id}", desk.stream)
+        await desk.jobs.resume(job.id)
+        async with desk.worker():
+            assert (await desk.ended(job)).state == JobState.DONE
+
+    play(story)
+
+
 def test_a_job_that_has_ended_is_removed_and_its_vectors_stay(play: Play) -> None:
     async def story(desk: Desk) -> None:
         data = films(desk.folder / "films", titles(4))
